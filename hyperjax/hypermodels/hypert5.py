@@ -1,0 +1,125 @@
+"""HyperT5: a T5 whose encoder reads the context and whose decoder reads learned queries.
+
+HyperTuning (ICML 2023), Figures 7 and 8. c contexts, t context length, q queries, d model, l layers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from hyperjax import peft
+from hyperjax.hypermodels import heads
+from hyperjax.models import t5
+
+
+class HyperT5(nn.Module):
+  """Writes a prefix or LoRA weights for `downstream` from a context, in one pass.
+
+  The decoder has no causal mask: every query sees every other. For prefixes there are p queries a
+  stack, each written to all layers; for LoRA one query for every layer of each block (encoder,
+  decoder, cross-attention), so 3l with the paper's sites.
+
+  Attributes:
+    trunk: the hypermodel's own T5, without logits.
+    downstream: the config of the model that phi is for.
+    method: PrefixTuning or LoRA.
+    hidden: width of the heads' hidden layer; None: the trunk's emb_dim, as in the paper.
+  """
+
+  trunk: t5.T5Config
+  downstream: t5.T5Config
+  method: peft.PrefixTuning | peft.LoRA = peft.PrefixTuning()
+  hidden: int | None = None
+
+  def setup(self):
+    dtype = jnp.dtype(self.trunk.dtype)
+    hidden = self.hidden or self.trunk.emb_dim
+    self.t5 = t5.T5(self.trunk)
+    groups = query_groups(self.method, self.downstream)
+    # A pretrained decoder expects inputs as large as its embeddings; `start_from` copies rows.
+    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ('prefix', 'embed'))
+    shape = (sum(groups.values()), self.trunk.emb_dim)
+    self.queries = self.param('queries', init, shape, jnp.float32)
+    if isinstance(self.method, peft.PrefixTuning):
+      self.heads = {
+        name: heads.PrefixHead(self.downstream.stack(name), hidden, dtype)
+        for name in self.method.stacks
+      }
+    else:
+      self.heads = {
+        site.replace('/', '_'): heads.lora_head(
+          self.downstream, site, self.method, hidden, dtype=dtype
+        )
+        for site in self.method.sites
+      }
+
+  def __call__(self, tokens: Int[Array, 'c t']) -> peft.Phi:
+    """phi for every context; tokens are 0 where the context is padded."""
+    return self.write(self.states(tokens))
+
+  def states(self, tokens: Int[Array, 'c t']) -> Float[Array, 'c q d']:
+    """The decoder's output for the queries, which the heads read."""
+    memory = self.t5.encode(tokens)
+    queries = jnp.broadcast_to(self.queries, (tokens.shape[0], *self.queries.shape))
+    states, _, _ = self.t5.read(queries, memory)
+    return states
+
+  def write(self, states: Float[Array, 'c q d']) -> peft.Phi:
+    """The heads: phi from states."""
+    groups = query_groups(self.method, self.downstream)
+    parts = np.cumsum(list(groups.values()))[:-1]
+    states = dict(zip(groups, jnp.split(states, parts, axis=1), strict=True))
+    if isinstance(self.method, peft.PrefixTuning):
+      return peft.Phi(**{name: head(states[name]) for name, head in self.heads.items()})
+    leaves: dict[str, Any] = {}
+    for site in self.method.sites:
+      low_rank = self.heads[site.replace('/', '_')](states[_group(site)])
+      leaves |= {f'{site}/a': low_rank.a, f'{site}/b': low_rank.b}
+    return peft.from_leaves(leaves)
+
+  @nn.nowrap
+  def generate(self, params, batch: dict[str, Any], rngs=None) -> peft.Phi:
+    """protocols.Hypermodel: phi from batch['hyper_input_tokens'] [c, t]."""
+    phi = self.apply({'params': params['hypermodel']}, batch['hyper_input_tokens'], rngs=rngs)
+    return peft.constrain(phi)
+
+  @nn.nowrap
+  def init_params(self, key: jax.Array):
+    """Parameters at random, boxed with their logical axes."""
+    return self.init(key, jnp.ones((1, 2), jnp.int32))['params']
+
+  @nn.nowrap
+  def start_from(self, params, backbone):
+    """The same parameters with the trunk from a backbone of its sizes, and queries from its table.
+
+    Queries are rows of the embedding table drawn with a fixed seed.
+    """
+    table = backbone['token_embedder']['embedding']
+    # Rows of the vocabulary's frequent half: the first ids are pad, eos and unk.
+    rows = np.random.default_rng(0).choice(
+      np.arange(3, table.shape[0] // 2), len(params['queries']), replace=False
+    )
+    take = lambda own, given: {k: take(own[k], given[k]) if isinstance(own[k], dict) else given[k]
+                               for k in own}
+    return {**params, 't5': take(params['t5'], backbone), 'queries': table[rows]}
+
+
+def query_groups(
+  method: peft.PrefixTuning | peft.LoRA, model: peft.ModelShape
+) -> dict[str, int]:
+  """Names and numbers of the queries, in their order."""
+  if isinstance(method, peft.PrefixTuning):
+    return dict.fromkeys(method.stacks, method.length)
+  groups: dict[str, int] = {}
+  for site in method.sites:
+    groups.setdefault(_group(site), peft.linear_shape(model, site)[0])
+  return groups
+
+
+def _group(site: str) -> str:
+  """encoder, decoder or cross: the queries that a LoRA site is written from."""
+  return 'cross' if 'cross_attention' in site else site.partition('/')[0]

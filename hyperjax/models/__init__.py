@@ -1,0 +1,1 @@
+"""The models that phi adapts and hypermodels read with."""
