@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from packaging import requirements
 
-from hyperjax import errors
+from hyperjax import errors, files
 
 # What `make demo` and `make test` both install, so that both see the same text.
 ROOTS = (
@@ -137,9 +137,9 @@ def file_documents(file: SourceFile) -> Iterator[Document]:
 
 def tidy(docstring: str) -> str:
   """The docstring without its indentation, trailing blanks and runs of empty lines."""
-  lines = (line.rstrip() for line in inspect.cleandoc(docstring).splitlines())
-  text = re.sub('\n{3,}', '\n\n', '\n'.join(lines))
-  return text.encode(errors='ignore').decode()  # a lone surrogate cannot be written to a file
+  text = docstring.encode(errors='ignore').decode()  # no file can hold a lone surrogate
+  lines = (line.rstrip() for line in inspect.cleandoc(text).splitlines())
+  return re.sub('\n{3,}', '\n\n', '\n'.join(lines)).strip()
 
 
 def is_english(text: str) -> bool:
@@ -157,7 +157,7 @@ def split(found: Iterable[Document]) -> tuple[list[Document], list[Document]]:
   training, held_out = [], []
   for document in found:
     file = document.id.rsplit(':', 1)[0]
-    (held_out if _hash(file) < HELD_OUT * 2**64 else training).append(document)
+    (held_out if _hash(f'held out? {file}') < HELD_OUT * 2**64 else training).append(document)
   seen = {run for document in training for run in _runs(document.text)}
   return training, [document for document in held_out if _shared(document, seen) <= SHARED]
 
@@ -165,7 +165,6 @@ def split(found: Iterable[Document]) -> tuple[list[Document], list[Document]]:
 def write(directory: str | pathlib.Path, limit: int | None = None) -> dict[str, object]:
   """Writes docstrings.{train,validation}.jsonl and .manifest.json; returns the manifest."""
   directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
   training, validation = split(documents(limit))
   manifest: dict[str, object] = {
     'what': 'English docstrings of the installed Python packages, by scripts/demo/docstrings.py',
@@ -174,15 +173,14 @@ def write(directory: str | pathlib.Path, limit: int | None = None) -> dict[str, 
   for name, part in (('train', training), ('validation', validation)):
     file = directory / f'docstrings.{name}.jsonl'
     lines = (json.dumps(document._asdict(), ensure_ascii=False) + '\n' for document in part)
-    file.write_text(''.join(lines), encoding='utf-8')
+    files.write_text(file, ''.join(lines))
     manifest[name] = {
       'file': file.name,
       'documents': len(part),
       'bytes_of_text': sum(len(document.text.encode()) for document in part),
       'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
     }
-  text = json.dumps(manifest, indent=2, sort_keys=True) + '\n'
-  (directory / 'docstrings.manifest.json').write_text(text, encoding='utf-8')
+  files.write_json(directory / 'docstrings.manifest.json', manifest)
   return manifest
 
 
@@ -244,7 +242,7 @@ def main() -> None:
   arguments = parser.parse_args()
   try:
     manifest = write(arguments.output, arguments.limit)
-  except (errors.InputError, OSError) as error:
+  except errors.InputError as error:
     raise SystemExit(f'error: {error}') from None
   print(json.dumps({name: manifest[name] for name in ('train', 'validation')}, indent=2))
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from hyperjax import errors
+from hyperjax import errors, files
 
 SIZE = 4000
 SAMPLE = 8_000_000  # characters of the documents; the tasks' text is used whole
@@ -55,48 +55,56 @@ def train(
       f'a vocabulary of {size} pieces cannot be made of these texts: {reason or "they are empty"}'
     ) from error
   output = pathlib.Path(output)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  temporary = output.with_suffix('.tmp')
-  temporary.write_bytes(model.getvalue())
-  os.replace(temporary, output)
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_suffix('.tmp')
+    temporary.write_bytes(model.getvalue())
+    os.replace(temporary, output)
+  except OSError as error:
+    raise errors.InputError(f'{output} cannot be written ({error.strerror})') from error
   return output
 
 
 def jsonl_texts(file: str | pathlib.Path, sample: int = SAMPLE) -> Iterator[str]:
   """The field "text" of a JSONL file's lines, until `sample` characters are reached."""
   characters = 0
-  with open(file, encoding='utf-8') as lines:
-    for number, line in enumerate(lines, start=1):
-      if characters >= sample:
-        return
-      try:
-        text = json.loads(line)['text']
-      except (ValueError, KeyError, TypeError):
-        text = None
-      if not isinstance(text, str):
-        raise errors.InputError(
-          f'{file}, line {number}: expected a JSON object with a string "text"'
-        )
-      characters += len(text)
-      yield text
+  for number, line in enumerate(_file_lines(file), start=1):
+    if characters >= sample:
+      return
+    try:
+      text = json.loads(line)['text']
+    except (ValueError, KeyError, TypeError):
+      text = None
+    if not isinstance(text, str):
+      raise errors.InputError(f'{file}, line {number}: expected a JSON object with a string "text"')
+    characters += len(text)
+    yield text
 
 
 def task_texts(directory: str | pathlib.Path) -> Iterator[str]:
   """Definitions, inputs and outputs of the S-NI task files (*.json) in `directory`."""
-  files = sorted(pathlib.Path(directory).glob('*.json'))
-  if not files:
+  found = sorted(pathlib.Path(directory).glob('*.json'))
+  if not found:
     raise errors.InputError(f'{directory}: no task files (*.json) are here')
-  for file in files:
+  for file in found:
+    task = files.read_json(file)
     try:
-      task = json.loads(file.read_text(encoding='utf-8'))
       yield from task['Definition']
       for example in (*task['Positive Examples'], *task['Instances']):
         outputs = example['output']
         yield from (example['input'], *([outputs] if isinstance(outputs, str) else outputs))
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
       raise errors.InputError(
         f'{file}: not a task in Super-NaturalInstructions format ({error!r})'
       ) from error
+
+
+def _file_lines(file: str | pathlib.Path) -> Iterator[str]:
+  try:
+    with open(file, encoding='utf-8') as lines:
+      yield from lines
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.InputError(f'{file} cannot be read as UTF-8 text ({error})') from error
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
@@ -119,7 +127,7 @@ def main() -> None:
     for file in arguments.text:
       texts += jsonl_texts(file, arguments.sample)
     output = train(texts, arguments.output, arguments.size)
-  except (errors.InputError, OSError) as error:
+  except errors.InputError as error:
     raise SystemExit(f'error: {error}') from None
   print(f'{output}: {arguments.size} pieces')
 
