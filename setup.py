@@ -12,6 +12,7 @@ README = HERE / 'README.md'
 # Upper bounds where a minor release is known to move the API; lower bounds are versions that ran.
 CORE = [
   'absl-py>=2.1',
+  'etils>=1.9',
   'flax>=0.12.8,<0.13',
   'gin-config>=0.5',
   'jax>=0.10.2,<0.11',
