@@ -1,0 +1,1 @@
+"""Readers of data sets as their authors publish them; nothing here needs TensorFlow."""

@@ -1,0 +1,133 @@
+"""Data files, and what can be wrong with them: every error names file and line."""
+
+import glob
+import gzip
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from hyperjax import errors
+
+VARIABLE = 'HYPERJAX_DATA'
+DataDir = str | os.PathLike | None
+
+
+def root(data_dir: DataDir) -> pathlib.Path:
+  """The folder of all data: `data_dir` if given, else what HYPERJAX_DATA names."""
+  path = data_dir or os.environ.get(VARIABLE)
+  if not path:
+    raise errors.InputError(f'no data folder: set DATA_DIR (gin) or {VARIABLE} to it')
+  if not os.path.isdir(path):
+    name = 'DATA_DIR' if data_dir else VARIABLE
+    raise errors.InputError(f'{name} names {path}, which is not a folder')
+  return pathlib.Path(path)
+
+
+def find(data_dir: DataDir, pattern: str) -> list[pathlib.Path]:
+  """The files under the data folder that match a glob, in order; an absolute one needs no root."""
+  full = pattern if os.path.isabs(pattern) else str(root(data_dir) / pattern)
+  paths = sorted(pathlib.Path(path) for path in glob.glob(full, recursive=True))
+  if not paths:
+    raise errors.InputError(
+      f'no file matches {full}: put the data there, or set DATA_DIR (gin) or {VARIABLE}, or the'
+      " mixture's pattern of files"
+    )
+  return paths
+
+
+def lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """Numbered lines of a UTF-8 file, plain or .gz, without the blank ones."""
+  number = 0
+  try:
+    with gzip.open(path) if path.suffix == '.gz' else open(path, 'rb') as file:
+      for number, line in enumerate(file, start=1):
+        text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        if text.strip():
+          yield number, text
+  except UnicodeDecodeError as error:
+    raise errors.InputError(
+      f'{path} line {number}: not UTF-8 ({error.reason} at byte {error.start} of the line);'
+      ' convert the file'
+    ) from error
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise errors.InputError(
+      f'{path}: damaged or truncated gzip after line {number} ({error}); fetch the file again'
+    ) from error
+  except OSError as error:
+    raise errors.InputError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The objects of a JSONL file, each with its place ("file line 3") for messages."""
+  where = None
+  for number, text in lines(path):
+    where = f'{path} line {number}'
+    try:
+      record = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
+    yield where, _object(record, where)
+  if where is None:
+    raise errors.InputError(f'{path} is empty: expected one JSON object a line')
+
+
+def document(path: pathlib.Path) -> dict[str, Any]:
+  """The one object of a JSON file."""
+  text = ''.join(text for _, text in lines(path))
+  if not text:
+    raise errors.InputError(f'{path} is empty: expected a JSON object')
+  try:
+    return _object(json.loads(text), str(path))
+  except json.JSONDecodeError as error:
+    where = f'{path} line {error.lineno}'
+    raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+  if not isinstance(value, dict):
+    raise errors.InputError(f'{where}: expected a JSON object, got {_named(value)}')
+  return value
+
+
+def text(record: dict[str, Any], field: str, where: str) -> str:
+  """A field that must hold a string."""
+  return _typed(record, field, where, (str,), 'a string')
+
+
+def texts(record: dict[str, Any], field: str, where: str) -> list[str]:
+  """A field that must hold strings: one, or a list of at least one."""
+  value = _typed(record, field, where, (str, list), 'a string or a list of strings')
+  value = [value] if isinstance(value, str) else value
+  if not value:
+    raise errors.InputError(f'{where}: field "{field}" is an empty list')
+  for each in value:
+    if not isinstance(each, str):
+      raise errors.InputError(
+        f'{where}: field "{field}" has {_named(each)} in its list, expected strings'
+      )
+  return value
+
+
+def objects(record: dict[str, Any], field: str, where: str) -> list[dict[str, Any]]:
+  """A field that must hold a list of objects."""
+  value = _typed(record, field, where, (list,), 'a list of objects')
+  return [_object(each, f'{where}, field "{field}", entry {i}') for i, each in enumerate(value)]
+
+
+def _typed(record: dict[str, Any], field: str, where: str, types: tuple, expected: str) -> Any:
+  if field not in record:
+    raise errors.InputError(f'{where}: no field "{field}", expected {expected}')
+  if not isinstance(record[field], types):
+    raise errors.InputError(
+      f'{where}: field "{field}" is {_named(record[field])}, expected {expected}'
+    )
+  return record[field]
+
+
+def _named(value: Any) -> str:
+  names = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean'}
+  names |= {int: 'a number', float: 'a number', type(None): 'null'}
+  return names[type(value)]
