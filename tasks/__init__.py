@@ -1,0 +1,9 @@
+"""seqio's view of our mixtures: importing this package registers them; it needs TensorFlow.
+
+No file is opened until a dataset is asked for: data are found under HYPERJAX_DATA, the vocabulary
+is the one that HYPERJAX_VOCABULARY names.
+"""
+
+from tasks import c4, natural_instructions
+
+__all__ = ['c4', 'natural_instructions']

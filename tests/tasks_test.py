@@ -1,0 +1,218 @@
+"""Our mixtures are usable from any seqio program, and any seqio task from our trainer."""
+
+import dataclasses
+import importlib
+import itertools
+
+import numpy as np
+import pytest
+import tiny_data
+
+from hyperjax import data, episodes, errors, mixtures
+
+seqio = pytest.importorskip('seqio')  # not on Python 3.14
+tf = pytest.importorskip('tensorflow')
+
+tasks = importlib.import_module('tasks')
+assembled = importlib.import_module('tasks.assembled')
+preprocessors = importlib.import_module('tasks.preprocessors')
+
+LENGTHS = {'hyper_inputs': 40, 'inputs': 6, 'targets': 5}
+
+
+@pytest.fixture(scope='module')
+def vocabulary(tmp_path_factory):
+  return tiny_data.vocabulary(tmp_path_factory.mktemp('vocabulary'))
+
+
+@pytest.fixture
+def data_dir(tmp_path, vocabulary, monkeypatch):
+  tiny_data.repository(tmp_path / 'sni')
+  tiny_data.text(tmp_path / 'text')
+  monkeypatch.setenv('HYPERJAX_DATA', str(tmp_path))
+  monkeypatch.setattr(data, 'from_environment', lambda: vocabulary)  # 11 extra ids, not 100
+  return tmp_path
+
+
+def rows(name, split='train', count=None, **options):
+  task = seqio.get_mixture_or_task(name)
+  dataset = task.get_dataset(LENGTHS, split, **options)
+  return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+def test_everything_is_registered_before_any_file_is_known(monkeypatch):
+  monkeypatch.delenv('HYPERJAX_DATA', raising=False)
+  monkeypatch.delenv('HYPERJAX_VOCABULARY', raising=False)
+  for name in (*mixtures.MIXTURES, 'c4_v310_caclm', 'c4_v310_clm'):
+    assert seqio.get_mixture_or_task(name).name == name
+  assert tasks.c4 and tasks.natural_instructions
+
+
+@pytest.mark.parametrize(
+  'name', ['sni_def', 'sni_def_2pos', 'sni_def_2pos_in_context', 'sni_fewshot']
+)
+def test_training_rows_are_the_assembler_s_episodes(vocabulary, data_dir, name):
+  made = mixtures.get(name).episodes(data_dir, vocabulary, LENGTHS)
+  for n, row in enumerate(rows(name, count=12, seed=3)):
+    expected = made(3, n)
+    assert row['task_id'] == expected['task_id']
+    np.testing.assert_array_equal(row['hyper_inputs'], expected['hyper_inputs'])
+    np.testing.assert_array_equal(row['inputs'], expected['inputs'][0][-6:])
+    np.testing.assert_array_equal(row['targets'], expected['targets'][0][:5])
+
+
+def test_evaluation_rows_are_the_evaluation_tasks(vocabulary, data_dir):
+  (task,) = mixtures.get('sni_def_2pos').evaluation_tasks(data_dir, vocabulary, LENGTHS)
+  found = rows('sni_def_2pos', 'test', shuffle=False)
+  assert len(found) == len(task.inputs) == 9
+  for row, tokens, answers in zip(found, task.inputs, task.references):
+    np.testing.assert_array_equal(row['hyper_inputs'], task.context)
+    np.testing.assert_array_equal(row['inputs'], tokens[-6:])
+    assert vocabulary.decode(row['targets']) == answers[0]
+    assert [answer.decode() for answer in row['references']] == list(answers)
+
+
+def test_seqio_s_metrics_see_all_references(data_dir):
+  task = seqio.get_mixture_or_task('sni_def')
+  found = rows('sni_def', 'test', shuffle=False)
+  targets = [task.postprocess_fn('first', example=row, is_target=True) for row in found]
+  assert targets[1] == ['green', 'blue']
+  predictions = [task.postprocess_fn('Green.', example=row, is_target=False) for row in found]
+  scores = [metric(targets, predictions) for metric in task.metric_fns]
+  assert scores[1]['exact_match'] == pytest.approx(100 * 1 / 9)  # 'green' answers one of nine
+  assert scores[0]['rouge_l'] >= scores[1]['exact_match']
+
+
+def test_text_that_fits_in_memory(vocabulary, data_dir, monkeypatch):
+  small = dataclasses.replace(
+    mixtures.MIXTURES['c4_caclm'], window=31, b_length=5, c_lengths=(3, 5), min_segment=3
+  )
+  monkeypatch.setitem(mixtures.MIXTURES, 'c4_tiny_caclm', small)
+  assembled.register('c4_tiny_caclm', ('train', 'validation'))
+  monkeypatch.setattr(data, 'LENGTHS', LENGTHS)
+  made = small.episodes(data_dir, vocabulary, LENGTHS, 'validation')
+  found = rows('c4_tiny_caclm', 'validation', shuffle=False)
+  assert len(found) == made.windows.count > 1
+  for n, row in enumerate(found):
+    np.testing.assert_array_equal(row['hyper_inputs'], made(0, n)['hyper_inputs'])
+    np.testing.assert_array_equal(row['targets'], made(0, n)['targets'][0])
+
+
+def documents(*lengths):
+  return [
+    np.arange(100 * i, 100 * i + length, dtype=np.int32) for i, length in enumerate(lengths, 1)
+  ]
+
+
+def test_streamed_text_has_the_assembler_s_windows_and_segments(vocabulary):
+  pieces = documents(40, 19, 9, 0, 61)
+  dataset = tf.data.Dataset.from_generator(
+    lambda: ({'targets': piece} for piece in pieces),
+    output_signature={'targets': tf.TensorSpec([None], tf.int32)},
+  )
+  mixture = mixtures.get(
+    'c4_caclm', {'window': 20, 'b_length': 4, 'c_lengths': (3, 5), 'min_segment': 3}
+  )
+  features = {'hyper_inputs': seqio.Feature(assembled.seqio_vocabulary(vocabulary))}
+  with seqio.utils.map_seed_manager(0):
+    found = list(preprocessors.caclm(dataset, features, mixture).as_numpy_iterator())
+  windows = []
+  for row in found:
+    first = int(np.flatnonzero(row['hyper_inputs'] == vocabulary.sentinel(0))[0])
+    a, d = row['hyper_inputs'][:first], row['hyper_inputs'][first + 2 :]
+    windows.append(np.concatenate([a, row['inputs'], row['targets'], d]).tolist())
+    assert len(row['inputs']) == 4 and 3 <= len(row['targets']) <= 5 and min(len(a), len(d)) >= 3
+  starts = [(100, 20), (120, 20), (200, 19), (500, 20), (520, 20), (540, 20)]
+  assert windows == [list(range(start, start + length)) for start, length in starts]
+  clm = mixtures.get('c4_clm', {'window': 9, 'min_segment': 3})
+  with seqio.utils.map_seed_manager(0):
+    found = list(preprocessors.clm(dataset, clm, LENGTHS).as_numpy_iterator())
+  text = np.concatenate([np.append(row['inputs'], row['targets']) for row in found])
+  assert text.tolist() == [*range(100, 136), *range(200, 218), *range(300, 309), *range(500, 561)]
+
+
+# --- seqio's tasks in our trainer -----------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def foreign(vocabulary):
+  """A task and a mixture that somebody else registered."""
+
+  def source(split, shuffle_files=False, seed=None):
+    del split, shuffle_files, seed
+    words = tiny_data.WORDS
+    texts = [(f'{words[i]} {words[i + 1]}', words[i + 2]) for i in range(30)]
+    return tf.data.Dataset.from_tensor_slices(
+      {'inputs': [x for x, _ in texts], 'targets': [y for _, y in texts]}
+    )
+
+  wrapped = assembled.seqio_vocabulary(vocabulary)
+  features = {
+    'inputs': seqio.Feature(wrapped, add_eos=False),
+    'targets': seqio.Feature(wrapped, add_eos=True),
+  }
+  seqio.TaskRegistry.add(
+    'foreign_task',
+    source=seqio.FunctionDataSource(source, splits=['train']),
+    preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    output_features=features,
+    shuffle_buffer_size=17,
+  )
+  seqio.MixtureRegistry.add('foreign_mixture', [('foreign_task', 1)])
+  return vocabulary
+
+
+@pytest.mark.parametrize('name', ['foreign_task', 'foreign_mixture'])
+def test_a_foreign_task_resumes_where_it_was(foreign, name):
+  def live():
+    return data.Live(name, lengths=LENGTHS, batch_size=4, seed=7)
+
+  from_zero = list(itertools.islice(live().starting_at(0), 12))
+  for step in (1, 9):  # in the first epoch and in the second
+    batch = next(live().starting_at(step))
+    assert batch.keys() == from_zero[step].keys()
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], from_zero[step][key])
+  assert 'hyper_input_tokens' not in from_zero[0]
+  vocabulary = live().vocabulary
+  assert (vocabulary.path, vocabulary.size) == (foreign.path, foreign.size)
+  for row in from_zero[0]['decoder_target_tokens']:
+    assert foreign.decode(row) in tiny_data.WORDS
+    assert foreign.eos_id in row
+  parts = [next(live().starting_at(1, i, 2))['encoder_input_tokens'] for i in (0, 1)]
+  np.testing.assert_array_equal(np.concatenate(parts), from_zero[1]['encoder_input_tokens'])
+
+
+def test_a_foreign_task_can_be_read_with_another_vocabulary(foreign, tmp_path):
+  path = tiny_data.train_vocabulary(tmp_path / 'other.model', vocab_size=50)
+  other = type(foreign)(str(path), 9)
+  lengths = LENGTHS | {'inputs': 30}
+  batch = next(data.Live('foreign_task', lengths=lengths, vocabulary=other).starting_at(0))
+  for row in batch['encoder_input_tokens']:
+    assert all(word in tiny_data.WORDS for word in other.decode(row).split())
+  with pytest.raises(errors.InputError, match='foreign_mixture has a vocabulary of'):
+    next(data.Live('foreign_mixture', lengths=LENGTHS, vocabulary=other).starting_at(0))
+
+
+def test_what_a_foreign_task_cannot_do_is_said(foreign):
+  with pytest.raises(
+    errors.InputError, match=r'no mixture .foreign_tusk. .did you mean foreign_task'
+  ):
+    next(data.Live('foreign_tusk').starting_at(0))
+  with pytest.raises(errors.InputError, match="has no split 'tset', but"):
+    next(data.Live('foreign_task', split='tset').starting_at(0))
+  with pytest.raises(errors.InputError, match='do not apply to seqio tasks'):
+    next(data.Live('foreign_task', arguments={'shots': 1}).starting_at(0))
+  with pytest.raises(errors.InputError, match='asks no questions'):
+    data.Live('foreign_task').evaluation_tasks()
+
+
+def test_the_environment_s_vocabulary_is_seqio_s(vocabulary, monkeypatch):
+  monkeypatch.setattr(data, 'from_environment', lambda: vocabulary)
+  ours, theirs = assembled.EnvironmentVocabulary(), assembled.seqio_vocabulary(vocabulary)
+  assert ours.vocab_size == theirs.vocab_size == vocabulary.size
+  assert ours.encode('red cat') == theirs.encode('red cat') == vocabulary.encode('red cat').tolist()
+  assert ours.encode_tf('red cat').numpy().tolist() == ours.encode('red cat')
+  assert ours.decode(ours.encode('red cat')) == 'red cat'
+  assert (ours.eos_id, ours.pad_id, ours.unk_id) == (theirs.eos_id, theirs.pad_id, theirs.unk_id)
+  assert episodes.NOTHING.size == 0
