@@ -93,6 +93,13 @@ class HyperT5(nn.Module):
     return self.init(key, jnp.ones((1, 2), jnp.int32))['params']
 
   @nn.nowrap
+  def trunk_fits(self, backbone) -> bool:
+    """Whether a backbone has the trunk's sizes, so that the trunk can start from it."""
+    own = jax.eval_shape(lambda key: nn.unbox(self.init_params(key)), jax.random.key(0))
+    own, given = _flat(own['t5']), _flat(backbone)
+    return all(name in given and given[name].shape == leaf.shape for name, leaf in own.items())
+
+  @nn.nowrap
   def start_from(self, params, backbone):
     """The same parameters with the trunk from a backbone of its sizes, and queries from its table.
 
@@ -118,6 +125,11 @@ def query_groups(
   for site in method.sites:
     groups.setdefault(_group(site), peft.linear_shape(model, site)[0])
   return groups
+
+
+def _flat(tree) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {peft.path_name(path): leaf for path, leaf in leaves}
 
 
 def _group(site: str) -> str:
