@@ -306,6 +306,7 @@ class CaclmEpisodes:
 
   hyper_inputs `A <extra_id_0> <extra_id_1> D`, inputs B, targets C without EOS (the text goes on).
   |B| is fixed, |C| drawn from `c_lengths`, the rest falls to A and D, each at least `min_segment`.
+  With several targets a context the window is A B1 C1 B2 C2 … D.
   """
 
   documents: Documents
@@ -315,6 +316,7 @@ class CaclmEpisodes:
   b_length: int = 32
   c_lengths: tuple[int, int] = (64, 128)
   min_segment: int = 32
+  targets_per_context: int = 1
 
   def __post_init__(self):
     low, high = self.c_lengths
@@ -324,7 +326,7 @@ class CaclmEpisodes:
         f' {self.b_length}, c_lengths {self.c_lengths}, min_segment {self.min_segment}'
       )
     needs = {
-      'hyper_inputs': self.window - self.b_length - low + 2,
+      'hyper_inputs': self.window - self.targets_per_context * (self.b_length + low) + 2,
       'inputs': self.b_length,
       'targets': high,
     }
@@ -338,7 +340,8 @@ class CaclmEpisodes:
 
   @functools.cached_property
   def windows(self) -> Windows:
-    shortest = 2 * self.min_segment + self.b_length + self.c_lengths[0]
+    answers = self.targets_per_context * (self.b_length + self.c_lengths[0])
+    shortest = 2 * self.min_segment + answers
     return Windows(self.documents, self.window, shortest)
 
   @property
@@ -356,23 +359,25 @@ class CaclmEpisodes:
     """Episode n with A and D of another document (of the same source where it has one)."""
     index = self.windows.drawn(seed, n)
     episode, rng = self._episode(seed, n, index)
-    a, _, _, d = self._segments(rng, self.windows[self.windows.elsewhere(rng, index)])
+    a, *_, d = self._segments(rng, self.windows[self.windows.elsewhere(rng, index)])
     return episode | {'hyper_inputs': self._marked(a, d)}
 
   def _episode(self, seed: int, n: int, index: int) -> tuple[Episode, np.random.Generator]:
     rng = np.random.default_rng((seed, n))
-    a, b, c, d = self._segments(rng, self.windows[index])
+    a, *pairs, d = self._segments(rng, self.windows[index])
     episode = {
       'task_id': self.windows.source(index),
       'hyper_inputs': self._marked(a, d),
-      'inputs': (b,),
-      'targets': (c,),
+      'inputs': tuple(pairs[::2]),
+      'targets': tuple(pairs[1::2]),
       'cut': 0,
     }
     return episode, rng
 
   def _segments(self, rng: np.random.Generator, window: Tokens) -> list[np.ndarray]:
-    return segments(rng, window, self.b_length, self.c_lengths, self.min_segment)
+    return segments(
+      rng, window, self.b_length, self.c_lengths, self.min_segment, self.targets_per_context
+    )
 
   def _marked(self, a: Tokens, d: Tokens) -> Tokens:
     return marked(self.vocabulary, a, d)
@@ -384,13 +389,14 @@ def segments(
   b_length: int,
   c_lengths: tuple[int, int],
   min_segment: int,
+  targets: int = 1,
 ) -> list[np.ndarray]:
-  """A, B, C, D of a window, cut at random."""
+  """A, B, C, D of a window (A, B1, C1, B2, C2, …, D for several targets), cut at random."""
   low, high = c_lengths
-  free = len(window) - b_length - 2 * min_segment
-  c = int(rng.integers(low, min(high, free) + 1))
-  a = int(rng.integers(min_segment, min_segment + free - c + 1))
-  return np.split(window, np.cumsum([a, b_length, c]))
+  free = len(window) - 2 * min_segment - targets * b_length
+  c = int(rng.integers(low, min(high, free // targets) + 1))
+  a = int(rng.integers(min_segment, min_segment + free - targets * c + 1))
+  return np.split(window, np.cumsum([a, *([b_length, c] * targets)]))
 
 
 def marked(vocabulary: Vocabulary, a: Tokens, d: Tokens) -> Tokens:

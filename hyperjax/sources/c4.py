@@ -33,13 +33,6 @@ def documents(
   return windows.Documents.encoded(vocabulary, some)
 
 
-def _one_target(targets_per_context: int) -> None:
-  if targets_per_context != 1:
-    raise errors.InputError(
-      f'targets_per_context is {targets_per_context}, running text has 1 target a context'
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Caclm:
   """Hyperpretraining: segments A and D to the hypermodel, B to the downstream, C to predict."""
@@ -59,7 +52,6 @@ class Caclm:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> CaclmEpisodes:
-    _one_target(targets_per_context)
     return CaclmEpisodes(
       documents(data_dir, self.files, split, vocabulary, self.max_documents),
       vocabulary,
@@ -68,6 +60,7 @@ class Caclm:
       b_length=self.b_length,
       c_lengths=(self.c_lengths[0], self.c_lengths[1]),  # gin may give a list
       min_segment=self.min_segment,
+      targets_per_context=targets_per_context,
     )
 
 
@@ -88,7 +81,10 @@ class Clm:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> ClmEpisodes:
-    _one_target(targets_per_context)
+    if targets_per_context != 1:
+      raise errors.InputError(
+        f'targets_per_context is {targets_per_context}, language modelling has 1 target'
+      )
     return ClmEpisodes(
       documents(data_dir, self.files, split, vocabulary, self.max_documents),
       lengths,
