@@ -211,9 +211,7 @@ def _map_axes(function: Callable, axes: Axes, *trees: Any) -> Any:
 
 def _rate(config, total_steps: int) -> Rate:
   schedule = _schedule(config)
-  schedule(
-    0, total_steps
-  )  # a schedule that does not fit the run is refused here, not inside a trace
+  schedule(0, total_steps)  # refuses a run that it does not fit, here and not inside a trace
   return lambda step: schedule(step, total_steps)
 
 
