@@ -64,7 +64,7 @@ def _checksum(bits: jax.Array) -> jax.Array:
   for axis in reversed(range(bits.ndim)):
     index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
     weight = weight + index * jnp.uint32(stride % 2**32)
-    pass
+    stride *= bits.shape[axis]
   return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)
 
 
