@@ -1,0 +1,57 @@
+"""The demo's data folder: docstrings of the installed packages, the project's tasks, a vocabulary."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+from hyperjax import files
+from scripts.demo import docstrings, train_vocabulary
+
+HERE = pathlib.Path(__file__).parent
+TASKS = HERE.parents[1] / 'tasks' / 'demo'
+SHIPPED_VOCABULARY = HERE / 'checkpoint' / 'joint' / 'vocabulary.model'
+PIECES = 4000
+
+
+def prepare(folder: pathlib.Path) -> pathlib.Path:
+  """Makes text/, sni/ and vocabulary.model, and manifest.json that says what they hold.
+
+  The vocabulary is the shipped checkpoint's where there is one, else trained on the docstrings and
+  the training tasks.
+  """
+  if (folder / 'manifest.json').exists():
+    return folder
+  docstrings.write(folder / 'text')
+  shutil.copytree(TASKS, folder / 'sni', dirs_exist_ok=True)
+  vocabulary = folder / 'vocabulary.model'
+  if SHIPPED_VOCABULARY.exists():
+    shutil.copyfile(SHIPPED_VOCABULARY, vocabulary)
+  else:
+    train_vocabulary.train(_texts(folder), vocabulary, PIECES)
+  files.write_json(folder / 'manifest.json', _manifest(folder))
+  return folder
+
+
+def _texts(folder: pathlib.Path) -> list[str]:
+  names = (folder / 'sni/splits/default/train_tasks.txt').read_text().split()
+  texts = []
+  for name in names:
+    card = json.loads((folder / 'sni/tasks' / f'{name}.json').read_text())
+    texts += card['Definition']
+    texts += [f'{pair["input"]} {pair["output"][0]}' for pair in card['Instances']]
+  return texts + list(train_vocabulary.jsonl_texts(folder / 'text/docstrings.train.jsonl'))
+
+
+def _manifest(folder: pathlib.Path) -> dict:
+  """Name, bytes and sha256 of every file; for the tasks, of their folder's concatenation."""
+  result = {}
+  for path in [*sorted((folder / 'text').glob('*.json*')), folder / 'vocabulary.model']:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    result[str(path.relative_to(folder))] = {'bytes': len(content), 'sha256': digest}
+  tasks = sorted((folder / 'sni/tasks').glob('*.json'))
+  content = b''.join(path.read_bytes() for path in tasks)
+  digest = hashlib.sha256(content).hexdigest()
+  result['sni/tasks'] = {'files': len(tasks), 'bytes': len(content), 'sha256': digest}
+  return result

@@ -1,0 +1,81 @@
+"""Makes the demo's checkpoint: hours on a CPU, minutes on an accelerator; resumable.
+
+    .venv/bin/python scripts/demo/pretrain.py --output=runs/demo_checkpoint
+
+Three runs of `hyperjax.train`, each from the one before: a language model on docstrings
+(gin/demo/pretrain.gin), HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin), and the
+shared prefix over that frozen backbone (gin/demo/shared_prefix.gin). What the demo needs of them goes
+to scripts/demo/checkpoint: trained leaves without optimiser state, curves, configs and a manifest of
+the data.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from hyperjax import checkpoints, files
+from scripts.demo import data
+
+HERE = pathlib.Path(__file__).parent
+SHIPPED = HERE / 'checkpoint'
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--output', default='runs/demo_checkpoint', help='folder of the runs')
+  parser.add_argument('--pretrain_steps', type=int, default=1000)
+  parser.add_argument('--joint_steps', type=int, default=3000)
+  parser.add_argument('--shared_steps', type=int, default=600)
+  arguments = parser.parse_args()
+  output = pathlib.Path(arguments.output)
+  folder = data.prepare(output / 'data')
+  backbone, joint, shared = (output / name for name in ('backbone', 'joint', 'shared_prefix'))
+  train(folder, 'pretrain', backbone, arguments.pretrain_steps)
+  train(folder, 'joint', joint, arguments.joint_steps, backbone)
+  train(folder, 'shared_prefix', shared, arguments.shared_steps, joint)
+  for run in (joint, shared):
+    ship(run, SHIPPED / run.name)
+  shutil.copy(folder / 'manifest.json', SHIPPED / 'data-manifest.json')
+
+
+def train(folder, name: str, model_dir, steps: int, start=None, *bindings: str) -> list[str]:
+  """Runs a gin file of gin/demo as a user would; returns the command."""
+  command = [
+    sys.executable,
+    '-m',
+    'hyperjax.train',
+    f'--gin_file=gin/demo/{name}.gin',
+    f'--gin.MODEL_DIR="{model_dir}"',
+    f'--gin.DATA_DIR="{folder}"',
+    f'--gin.VOCABULARY="{folder / "vocabulary.model"}"',
+    f'--gin.TRAIN_STEPS={steps}',
+    *([f'--gin.INITIAL_CHECKPOINT_PATH="{start}"'] if start else []),
+    *bindings,
+  ]
+  print('\n$', ' '.join(['python', *command[1:]]), flush=True)
+  if subprocess.run(command, check=False).returncode:
+    sys.exit(f'error: the run in {model_dir} failed; what it said is above')
+  return command
+
+
+def ship(run: pathlib.Path, target: pathlib.Path) -> None:
+  """Copies of a run what evaluation and warm starts read: no optimiser state, no events."""
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir(parents=True)
+  for name in ('model.json', 'config.gin', 'model-info.txt', 'vocabulary.model'):
+    shutil.copy(run / name, target / name)
+  step = checkpoints.Checkpoints(run).latest_step()
+  skipped = shutil.ignore_patterns('opt_state', 'extra')
+  shutil.copytree(run / f'checkpoint_{step}', target / f'checkpoint_{step}', ignore=skipped)
+  curve = [json.loads(line) for line in (run / 'train/metrics.jsonl').read_text().splitlines()]
+  keys = ('step', 'loss', 'accuracy', 'phi_cosine', 'eval/loss', 'eval/accuracy')
+  thin = [{k: round(v, 5) for k, v in row.items() if k in keys} for row in curve]
+  thin = [row for row in thin if row['step'] % 10 == 0 or 'eval/loss' in row]
+  files.write_text(target / 'curve.jsonl', ''.join(json.dumps(row) + '\n' for row in thin))
+
+
+if __name__ == '__main__':
+  main()
