@@ -167,6 +167,15 @@ def test_the_best_may_be_the_highest(tmp_path):
   assert (writer.steps(), writer.best_step(), writer.latest_step()) == ([2, 4], 2, 4)
 
 
+def test_checkpoints_from_before_the_metric_was_asked_for_are_not_kept_for_it(tmp_path):
+  _saved(tmp_path, 1, 2)
+  writer = checkpoints.Checkpoints(tmp_path, save_period=1, keep_best=('loss', 'min'))
+  for step, loss in [(3, 0.5), (4, 0.7), (5, 0.6)]:
+    writer.save(_state(step), {}, metrics={'loss': loss})
+  writer.close()
+  assert (writer.steps(), writer.best_step()) == ([3, 5], 3)
+
+
 def test_saves_in_quick_succession_and_donated_states_are_whole(tmp_path):
   spoil = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
   writer = checkpoints.Checkpoints(tmp_path, save_period=1, keep=None)

@@ -59,9 +59,8 @@ def test_a_training_step_changes_every_fingerprint_and_names_the_leaf():
   expected = fingerprints.fingerprint(weights)
   moved = weights | {'kernel': weights['kernel'] + np.float32(1e-5)}
   assert fingerprints.fingerprint(moved)['kernel'] != expected['kernel']
-  assert fingerprints.fingerprint({'kernel': weights['kernel'].reshape(520, 264)}) != {
-    'kernel': expected['kernel']
-  }
+  column = {'scale': weights['scale'].reshape(7, 1)}
+  assert fingerprints.fingerprint(column) != {'scale': expected['scale']}
   fingerprints.check_fingerprint(weights, expected, 'weights/')
   with pytest.raises(InputError, match='weights/: leaf kernel holds other values'):
     fingerprints.check_fingerprint(moved, expected, 'weights/')
@@ -85,7 +84,7 @@ def test_only_a_full_fingerprint_sees_every_element():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int32', 'uint8', 'bool', 'float16'])
 def test_a_checksum_changes_with_any_bit_and_any_swap(dtype):
   values = np.random.default_rng(0).integers(0, 2, (5, 8)).astype(jnp.dtype(dtype))
-  values[0, :2] = [0, 1]
+  values[:2, :2] = [[0, 1], [0, 1]]
   expected = fingerprints.checksums({'x': jnp.asarray(values)})
   for spec in SPECS[:1] + [P(None, 'x'), P(None, 'y')]:
     assert fingerprints.checksums({'x': _placed(values, spec)}) == expected
@@ -93,7 +92,9 @@ def test_a_checksum_changes_with_any_bit_and_any_swap(dtype):
   changed.view(np.uint8)[3, 3] ^= 1
   swapped = values.copy()
   swapped[0, :2] = values[0, 1::-1]
-  for other in (changed, swapped):
+  crossed = values.copy()
+  crossed[0, 1], crossed[1, 0] = values[1, 0], values[0, 1]
+  for other in (changed, swapped, crossed):
     assert fingerprints.checksums({'x': jnp.asarray(other)}) != expected
 
 

@@ -214,7 +214,7 @@ def test_put_places_host_arrays():
 _PROCESS = """
   import sys
   import jax, numpy as np
-  from hyperjax import partitioning
+  from hyperjax import fingerprints, partitioning
   from jax.experimental import multihost_utils
 
   jax.config.update('jax_num_cpu_devices', 2)
@@ -240,6 +240,8 @@ _PROCESS = """
   placed = partitioning.put(whole['rows'], over)
   back = multihost_utils.process_allgather(placed, tiled=True)
   np.testing.assert_array_equal(back, whole['rows'])
+  prints = [fingerprints.fingerprint({'x': x}) for x in (placed, np.int32(whole['rows']))]
+  assert prints[0] == prints[1]
   print('same')
 """
 
