@@ -1,5 +1,6 @@
 """Batches of episodes: mixture -> numpy arrays, where batch k is a function of (seed, k)."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -305,7 +306,8 @@ def _provider(name: str, vocabulary: Vocabulary | None) -> Any:
     import tensorflow as tf
 
     importlib.import_module('tasks')  # registers ours, TFDS's among them
-    tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+    with contextlib.suppress(RuntimeError):  # too late where somebody has used TensorFlow before
+      tf.config.set_visible_devices([], 'GPU')  # they are JAX's
   except ImportError as error:
     raise errors.InputError(
       f'{mixtures.unknown(name, mixtures.MIXTURES)} (other seqio tasks need TensorFlow and seqio:'
@@ -377,8 +379,12 @@ class _Stream:
         self._lengths, self.split, shuffle=True, seed=self.seed, num_epochs=None
       )
       yield from dataset.skip(skipped).as_numpy_iterator()
-    except tf.errors.OpError as error:
-      raise errors.InputError(f'{self.provider.name} cannot be read: {error.message}') from error
+    except errors.InputError:
+      raise
+    # What its source lacks, TFDS's "could not find data" among it: other people's code.
+    except (tf.errors.OpError, OSError, AssertionError, ImportError, ValueError) as error:
+      said = str(error).partition('\n')[0]
+      raise errors.InputError(f'{self.provider.name} cannot be read: {said}') from error
     raise errors.InputError(f'{self.provider.name} has no example in split {self.split!r}')
 
   @property

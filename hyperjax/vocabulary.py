@@ -129,9 +129,8 @@ class Vocabulary:
     return [np.asarray(i, np.int32) for i in ids]
 
   def decode(self, ids: Iterable[SupportsInt]) -> str:
-    """The text up to the first EOS: padding is skipped, extra ids are spelled out."""
-    before_eos = itertools.takewhile(lambda i: i != self.eos_id, map(int, ids))
-    kept = (i for i in before_eos if i != self.pad_id)
+    """The text up to the first EOS: padding is nothing, extra ids are spelled out."""
+    kept = itertools.takewhile(lambda i: i != self.eos_id, map(int, ids))
     texts: list[str] = []
     for ordinary, group in itertools.groupby(kept, lambda i: i < self.pieces):
       run = list(group)

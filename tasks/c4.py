@@ -25,7 +25,7 @@ for name, segments, features in (
 ):
   seqio.TaskRegistry.add(
     f'c4_v310_{name}',
-    source=seqio.TfdsDataSource('c4/en:3.1.0', splits=('train', 'validation')),
+    source=seqio.TfdsDataSource('c4/en:3.1.0', splits=('train', 'validation'), read_only=True),
     preprocessors=[*TEXT, functools.partial(segments, mixture=mixtures.get(f'c4_{name}'))],
     output_features=features,
   )

@@ -194,6 +194,10 @@ def test_evaluation_asks_the_first_instances_with_all_references(vocabulary, rep
     repository, vocabulary, LENGTHS, 'test', limit=100
   )
   assert len(few.inputs) == 3
+  few = dataclasses.replace(mixture, evaluated=3).evaluation_tasks(
+    repository, vocabulary, LENGTHS, 'train', limit=7
+  )
+  assert [len(task.inputs) for task in few] == [3, 3, 3]
 
 
 def shown(vocabulary, task):
@@ -226,6 +230,18 @@ def test_shots_of_an_evaluation_are_never_asked_and_belong_to_the_seed(vocabular
   assert shown(vocabulary, task) == [
     x['input'] for x in tiny_data.card('reverse')['Positive Examples']
   ]
+
+
+def test_shots_never_repeat_a_question_or_a_positive_example(vocabulary, repository):
+  card = tiny_data.card('reverse')
+  asked, positive = card['Instances'][0], card['Positive Examples'][0]
+  spare = {'id': 'x', 'input': 'red dog', 'output': ['cat']}
+  card['Instances'] = [asked, asked, positive, spare, asked, spare, {**spare, 'input': ''}]
+  tiny_data.write_json(repository / 'sni' / 'tasks' / 'reverse.json', card)
+  mixture = sni.NaturalInstructions(definition=False, positives=1, shots=1)
+  for seed in range(8):
+    (task,) = mixture.evaluation_tasks(repository, vocabulary, LENGTHS, 'test', seed, limit=1)
+    assert shown(vocabulary, task) == [positive['input'], 'red dog']
 
 
 def test_a_wrong_context_is_that_of_another_task(vocabulary, repository):
@@ -292,6 +308,12 @@ def test_faults_of_files_and_lists_are_named(vocabulary, repository):
   path = repository / 'sni' / 'tasks' / 'first.json'
   path.write_text(path.read_text()[:300])
   with pytest.raises(errors.InputError, match=r'first\.json line \d+: not JSON'):
+    load()
+  path.write_bytes(b'{\n"Definition": "caf\xe9"}')
+  with pytest.raises(errors.InputError, match=r'first\.json line 2: not UTF-8'):
+    load()
+  path.write_bytes(b'')
+  with pytest.raises(errors.InputError, match=r'first\.json is empty'):
     load()
   path.unlink()
   with pytest.raises(errors.InputError, match=r'train_tasks\.txt lists first, but .*first\.json'):

@@ -105,7 +105,7 @@ def documents(*lengths):
 
 
 def test_streamed_text_has_the_assembler_s_windows_and_segments(vocabulary):
-  pieces = documents(40, 19, 9, 0, 61)
+  pieces = documents(40, 33, 9, 0, 61)
   dataset = tf.data.Dataset.from_generator(
     lambda: ({'targets': piece} for piece in pieces),
     output_signature={'targets': tf.TensorSpec([None], tf.int32)},
@@ -122,13 +122,13 @@ def test_streamed_text_has_the_assembler_s_windows_and_segments(vocabulary):
     a, d = row['hyper_inputs'][:first], row['hyper_inputs'][first + 2 :]
     windows.append(np.concatenate([a, row['inputs'], row['targets'], d]).tolist())
     assert len(row['inputs']) == 4 and 3 <= len(row['targets']) <= 5 and min(len(a), len(d)) >= 3
-  starts = [(100, 20), (120, 20), (200, 19), (500, 20), (520, 20), (540, 20)]
+  starts = [(100, 20), (120, 20), (200, 20), (220, 13), (500, 20), (520, 20), (540, 20)]
   assert windows == [list(range(start, start + length)) for start, length in starts]
   clm = mixtures.get('c4_clm', {'window': 9, 'min_segment': 3})
   with seqio.utils.map_seed_manager(0):
     found = list(preprocessors.clm(dataset, clm, LENGTHS).as_numpy_iterator())
   text = np.concatenate([np.append(row['inputs'], row['targets']) for row in found])
-  assert text.tolist() == [*range(100, 136), *range(200, 218), *range(300, 309), *range(500, 561)]
+  assert text.tolist() == [*range(100, 136), *range(200, 233), *range(300, 309), *range(500, 561)]
 
 
 # --- seqio's tasks in our trainer -----------------------------------------------------------------
@@ -205,6 +205,36 @@ def test_what_a_foreign_task_cannot_do_is_said(foreign):
     next(data.Live('foreign_task', arguments={'shots': 1}).starting_at(0))
   with pytest.raises(errors.InputError, match='asks no questions'):
     data.Live('foreign_task').evaluation_tasks()
+
+
+def test_c4_of_tfds_streams(vocabulary, tmp_path, monkeypatch):
+  pytest.importorskip('importlib_resources')  # TFDS's writer needs it
+  tfds = pytest.importorskip('tensorflow_datasets')
+  texts = [each['text'] for each in tiny_data.DOCUMENTS]
+  tfds.dataset_builders.TfDataBuilder(
+    name='c4',
+    config='en',
+    version='3.1.0',
+    data_dir=tmp_path,
+    split_datasets={'train': tf.data.Dataset.from_tensor_slices({'text': texts})},
+    features=tfds.features.FeaturesDict({'text': tfds.features.Text()}),
+  ).download_and_prepare()
+  task = seqio.get_mixture_or_task('c4_v310_clm')
+  monkeypatch.setattr(seqio.utils, '_TFDS_DATA_DIR_OVERRIDE', str(tmp_path))
+  monkeypatch.setattr(type(task.source.tfds_dataset), '_MEMOIZED_BUILDERS', {})
+  lengths = {'inputs': 384, 'targets': 128}
+  live = data.Live('c4_v310_clm', lengths=lengths, batch_size=3, vocabulary=vocabulary)
+  batch = next(live.starting_at(0))
+  for x, y in zip(batch['encoder_input_tokens'], batch['decoder_target_tokens']):
+    read = vocabulary.decode([*x, *y])
+    assert len(read.split()) > 60 and any(read in text for text in texts)
+
+
+def test_data_that_are_not_there_are_named(vocabulary, tmp_path, monkeypatch):
+  monkeypatch.setattr(seqio.utils, '_TFDS_DATA_DIR_OVERRIDE', str(tmp_path))
+  live = data.Live('c4_v310_caclm', vocabulary=vocabulary)
+  with pytest.raises(errors.InputError, match='c4_v310_caclm cannot be read'):
+    next(live.starting_at(0))
 
 
 def test_the_environment_s_vocabulary_is_seqio_s(vocabulary, monkeypatch):

@@ -2,6 +2,7 @@
 
 import glob
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -42,22 +43,27 @@ def lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
   """Numbered lines of a UTF-8 file, plain or .gz, without the blank ones."""
   number = 0
   try:
-    with gzip.open(path) if path.suffix == '.gz' else open(path, 'rb') as file:
+    with _opened(path) as file:
       for number, line in enumerate(file, start=1):
         text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
         if text.strip():
           yield number, text
   except UnicodeDecodeError as error:
-    raise errors.InputError(
-      f'{path} line {number}: not UTF-8 ({error.reason} at byte {error.start} of the line);'
-      ' convert the file'
-    ) from error
+    raise errors.InputError(_not_utf8(path, number, error)) from error
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise errors.InputError(
       f'{path}: damaged or truncated gzip after line {number} ({error}); fetch the file again'
     ) from error
   except OSError as error:
     raise errors.InputError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def _opened(path: pathlib.Path) -> io.BufferedIOBase:
+  return gzip.open(path, 'rb') if path.suffix == '.gz' else open(path, 'rb')
+
+
+def _not_utf8(path: pathlib.Path, number: int, error: UnicodeDecodeError) -> str:
+  return f'{path} line {number}: not UTF-8 ({error.reason}); convert the file'
 
 
 def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,14 +82,19 @@ def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def document(path: pathlib.Path) -> dict[str, Any]:
   """The one object of a JSON file."""
-  text = ''.join(text for _, text in lines(path))
-  if not text:
-    raise errors.InputError(f'{path} is empty: expected a JSON object')
   try:
+    text = path.read_bytes().decode('utf-8-sig')
     return _object(json.loads(text), str(path))
+  except UnicodeDecodeError as error:
+    number = error.object.count(b'\n', 0, error.start) + 1
+    raise errors.InputError(_not_utf8(path, number, error)) from error
   except json.JSONDecodeError as error:
+    if not text.strip():
+      raise errors.InputError(f'{path} is empty: expected a JSON object') from error
     where = f'{path} line {error.lineno}'
     raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
+  except OSError as error:
+    raise errors.InputError(f'{path} cannot be read: {error.strerror or error}') from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
