@@ -285,6 +285,21 @@ def test_caclm_segments_are_a_whole_window(vocabulary):
   assert a_lengths == set(range(3, 12))
 
 
+def test_several_caclm_targets_of_one_context_are_a_whole_window(vocabulary):
+  made = caclm(vocabulary, numbered(40 * 3 + 24), window=40, targets_per_context=2)
+  sizes = set()
+  for n in range(100):
+    episode = made(1, n)
+    a, d = unmarked(vocabulary, episode['hyper_inputs'])
+    (b1, b2), (c1, c2) = episode['inputs'], episode['targets']
+    window = np.concatenate([a, b1, c1, b2, c2, d])
+    np.testing.assert_array_equal(window, np.arange(window[0], window[0] + len(window)))
+    assert len(b1) == len(b2) == 5 and 4 <= len(c1) == len(c2) <= 7
+    assert min(len(a), len(d)) >= 3
+    sizes.add(len(window))
+  assert sizes == {40, 24}  # 24 = A, B1, C1, B2, C2, D at their shortest
+
+
 def test_every_window_once_an_epoch_in_a_fresh_order(vocabulary):
   made = caclm(vocabulary, numbered(23 * 5, 23 * 2, sources=['b', 'a']))
   orders = [

@@ -9,7 +9,7 @@ import pytest
 import tiny_data
 
 from hyperjax import errors, mixtures
-from hyperjax.sources import c4, files
+from hyperjax.sources import c4, files, mixed
 from hyperjax.sources import natural_instructions as sni
 
 LENGTHS = {'hyper_inputs': 90, 'inputs': 20, 'targets': 9}
@@ -84,7 +84,7 @@ def test_a_window_is_text_of_a_document(vocabulary, tmp_path):
     (b,), (c,) = episode['inputs'], episode['targets']
     assert text(vocabulary, [*b, *c]) in document
   with pytest.raises(errors.InputError, match='targets_per_context is 2'):
-    mixture.episodes(tmp_path, vocabulary, LENGTHS, 'train', 2)
+    c4.Clm().episodes(tmp_path, vocabulary, LENGTHS, 'train', 2)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +332,33 @@ def test_faults_of_a_pack_are_named(vocabulary, tmp_path):
   tiny_data.write_lines(tmp_path / 'train' / 'first.jsonl.gz', [tiny_data.card('first')])
   with pytest.raises(errors.InputError, match=r'first\.jsonl\.gz has no instances'):
     sni.NaturalInstructions().episodes(tmp_path, vocabulary, LENGTHS)
+
+
+# --- Mixtures of mixtures -------------------------------------------------------------------------
+
+
+def test_parts_come_by_their_rates_and_are_what_they_are_alone(vocabulary, repository):
+  tiny_data.text(repository / 'text')
+  lengths = LENGTHS | {'targets': 20}
+  text, tasks = c4.Clm(window=18, min_segment=3), sni.NaturalInstructions(positives=1)
+  made = mixed.Mixed(((text, 1.0), (tasks, 3.0))).episodes(repository, vocabulary, lengths)
+  parts = [part.episodes(repository, vocabulary, lengths) for part in (text, tasks)]
+  sources = len(parts[0].task_names)
+  assert made.task_names == parts[0].task_names + parts[1].task_names
+  assert made.statistics == parts[0].statistics | parts[1].statistics
+  second = 0
+  for n in range(400):
+    episode = made(5, n)
+    part = int(episode['task_id'] >= sources)
+    alone = parts[part](5, n)
+    assert episode['task_id'] == alone['task_id'] + sources * part
+    np.testing.assert_array_equal(episode['inputs'][0], alone['inputs'][0])
+    np.testing.assert_array_equal(episode['hyper_inputs'], alone['hyper_inputs'])
+    second += part
+  assert abs(second / 400 - 3 / 4) < 4 * np.sqrt(3 / 16 / 400)
+  for parts in ((), ((text, 0.0),)):
+    with pytest.raises(errors.InputError, match=r'Mixed\.parts is'):
+      mixed.Mixed(parts)
 
 
 # --- The table ------------------------------------------------------------------------------------
