@@ -177,6 +177,8 @@ class StackShape(Protocol):
   num_kv_heads: int
   head_dim: int
   mlp_dim: int
+  mlp_activations: tuple[str, ...]  # two where the MLP is gated
+  cross_attention: bool
 
 
 @runtime_checkable
@@ -269,13 +271,9 @@ def linear_shape(model: ModelShape, site: str) -> tuple[int, int, int]:
     'value': (s.emb_dim, kv),
     'out': (q, s.emb_dim),
   }
-  mlp = {
-    'wi_0': (s.emb_dim, s.mlp_dim),
-    'wi_1': (s.emb_dim, s.mlp_dim),
-    'wo': (s.mlp_dim, s.emb_dim),
-  }
-  known = {f'mlp/{k}': v for k, v in mlp.items()}
-  for block in ('attention', 'cross_attention') if name == 'decoder' else ('attention',):
+  known = {f'mlp/wi_{i}': (s.emb_dim, s.mlp_dim) for i in range(len(s.mlp_activations))}
+  known['mlp/wo'] = (s.mlp_dim, s.emb_dim)
+  for block in ('attention', 'cross_attention') if s.cross_attention else ('attention',):
     known |= {f'{block}/{k}': v for k, v in attention.items()}
   if part not in known:
     raise InputError(f'no LoRA site {site!r}; {name} has {", ".join(sorted(known))}')
@@ -324,12 +322,18 @@ def logical_axes(phi: Phi) -> Phi:
 
 
 def constrain(phi: Phi) -> Phi:
-  """phi with its leaves sharded by their logical axes, under a mesh and rules; else as it is."""
+  """phi with its leaves sharded by their logical axes, under a mesh and rules; else as it is.
+
+  A leaf with a single context is on every device.
+  """
   from flax import linen as nn
 
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: nn.with_logical_constraint(leaf, axes_of(path_name(path))), phi
-  )
+  def one(path, leaf):
+    sizes = zip(axes_of(path_name(path)), leaf.shape, strict=True)
+    axes = [None if axis == 'contexts' and size == 1 else axis for axis, size in sizes]
+    return nn.with_logical_constraint(leaf, tuple(axes))
+
+  return jax.tree_util.tree_map_with_path(one, phi)
 
 
 def check(phi: Phi | None, model: ModelShape, batch: int) -> None:
@@ -340,8 +344,14 @@ def check(phi: Phi | None, model: ModelShape, batch: int) -> None:
   """
   if phi is None:
     return
+  shared: dict[tuple[str, str], tuple[str, int]] = {}
   for name, leaf in zip(leaf_names(phi), jax.tree.leaves(phi), strict=True):
     _check_leaf(name, tuple(leaf.shape), model, batch)
+    for axis in {'prefix', 'rank', 'length'}.intersection(axes_of(name)):
+      size = leaf.shape[axes_of(name).index(axis)]
+      other, known = shared.setdefault((name.rpartition('/')[0], axis), (name, size))
+      if size != known:
+        raise InputError(f'phi leaf {name} has {axis} {size}, but {other} has {known}')
 
 
 def _check_leaf(name: str, shape: tuple[int, ...], model: ModelShape, batch: int) -> None:
@@ -356,11 +366,14 @@ def _check_leaf(name: str, shape: tuple[int, ...], model: ModelShape, batch: int
   stack_name, _, site = name.partition('/')
   if stack_name == 'memory':
     stack = _stack(model, 'decoder', 'phi.memory')
+    _check_cross_attention(name, stack)
     wanted = {'embed': stack.emb_dim}
   else:
     stack = _stack(model, stack_name, 'phi')
     wanted = {'layers': stack.num_layers}
-    if 'prefix' in name:
+    if '/prefix/' in name:
+      if site.startswith('cross_attention'):
+        _check_cross_attention(name, stack)
       heads = stack.num_heads if name.endswith('gate') else stack.num_kv_heads
       wanted |= {'heads': heads, 'kv': stack.head_dim}
     else:
@@ -372,6 +385,11 @@ def _check_leaf(name: str, shape: tuple[int, ...], model: ModelShape, batch: int
         f'phi leaf {name} has {sizes[axis]} {axis}, the downstream model {size}; '
         'was it written for another model?'
       )
+
+
+def _check_cross_attention(name: str, stack: StackShape) -> None:
+  if not stack.cross_attention:
+    raise InputError(f'phi leaf {name} is for cross-attention, which the downstream model lacks')
 
 
 # -- Applying phi inside one layer ------------------------------------------------------------------
@@ -423,11 +441,15 @@ def count(phi: Phi | None) -> int:
 
 def num_contexts(phi: Phi) -> int:
   """The largest number of contexts among phi's leaves."""
-  sizes = [
+  return max(_contexts(phi), default=1)
+
+
+def _contexts(phi: Phi) -> tuple[int, ...]:
+  """The number of contexts of each leaf."""
+  return tuple(
     leaf.shape[axes_of(name).index('contexts')]
     for name, leaf in zip(leaf_names(phi), jax.tree.leaves(phi), strict=True)
-  ]
-  return max(sizes, default=1)
+  )
 
 
 def _along(function: Callable, *phis: Phi, axis: str = 'contexts') -> Phi:
@@ -450,23 +472,49 @@ def _same_structure(phis: Sequence[Phi]) -> None:
 
 
 def select(phi: Phi, index: int) -> Phi:
-  """One context out of phi, kept as a context axis of size 1. A leaf with c = 1 stays."""
+  """One context out of phi, kept as a context axis of size 1. A leaf with c = 1 stays.
+
+  Raises:
+    InputError: phi has no such context.
+  """
+  contexts = num_contexts(phi)
+  if not 0 <= index < contexts:
+    raise InputError(f'phi has no context {index}; give one of 0 to {contexts - 1}')
 
   def one(_, axis, leaf):
-    if leaf.shape[axis] == 1:
-      return leaf
-    return jax.lax.slice_in_dim(jnp.asarray(leaf), index, index + 1, axis=axis)
+    own = index * leaf.shape[axis] // contexts
+    return leaf[(slice(None),) * axis + (slice(own, own + 1),)]
 
   return _along(one, phi)
 
 
 def stack(phis: Sequence[Phi]) -> Phi:
-  """Phis side by side on the contexts axis."""
+  """Phis side by side on the contexts axis.
+
+  Raises:
+    InputError: they adapt different sites, or there is none.
+  """
+  if not phis:
+    raise InputError('stack needs at least one phi')
+  if len({_contexts(phi) for phi in phis}) > 1:
+    phis = [_widened(phi) for phi in phis]
   return _along(lambda _, axis, *leaves: jnp.concatenate(leaves, axis), *phis)
 
 
+def _widened(phi: Phi) -> Phi:
+  """phi with leaves that all of its contexts share repeated, so that each context has its own."""
+  c = num_contexts(phi)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: _with_contexts(path_name(path), leaf, c), phi
+  )
+
+
 def mean(phi: Phi) -> Phi:
-  """The average over contexts, one context. A masked prefix position counts where it is seen."""
+  """The average over contexts, one context. LoRA's factors are averaged, not their products.
+
+  Raises:
+    InputError: phi has masks; a position seen by some contexts only has no average.
+  """
   masks = {n for n in leaf_names(phi) if n.endswith('mask')}
   if masks:
     raise InputError(f'the mean of phi with {sorted(masks)[0]} is not defined; concatenate instead')
@@ -558,6 +606,7 @@ def merge(params: dict, phi: Phi) -> dict:
     module = merged
     for key in _MODULES[block]:
       module = module[key]
+    linear = linear if linear in module else 'wi'  # T5 1.0's MLP has one, and no wi_0
     update = jnp.einsum('ldr,lrf->ldf', leaves[f'{site}/a'][:, 0], leaves[f'{site}/b'][:, 0])
     kernel = module[linear]['kernel']
     module[linear]['kernel'] = (kernel + update).astype(kernel.dtype)
