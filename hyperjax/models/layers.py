@@ -27,13 +27,18 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, broadcast: Sequence[in
   return jnp.where(kept, x / (1 - rate), 0)
 
 
+def fan_in(variance: float = 1.0) -> Initializer:
+  """T5X's start of a kernel: truncated normal of this variance / in."""
+  return nn.initializers.variance_scaling(variance, 'fan_in', 'truncated_normal')
+
+
 class Dense(nn.Module):
   """x @ kernel, plus a low-rank update where phi has one."""
 
   features: int
   axes: tuple[str, str]
   dtype: Dtype = jnp.float32
-  init: Initializer = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+  init: Initializer = fan_in()
 
   @nn.compact
   def __call__(

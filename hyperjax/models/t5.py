@@ -55,6 +55,12 @@ class T5Config:
     if self.remat is not None and self.remat not in transformer.REMAT_POLICIES:
       known = sorted(transformer.REMAT_POLICIES)
       raise InputError(f'T5Config.remat is {self.remat!r}; give None or one of {known}')
+    try:
+      jnp.dtype(self.dtype)
+    except TypeError:
+      raise InputError(
+        f'T5Config.dtype is {self.dtype!r}; give a dtype such as bfloat16 or float32'
+      ) from None
     if not 0 <= self.dropout_rate < 1:
       raise InputError(f'T5Config.dropout_rate is {self.dropout_rate}; give a rate in [0, 1)')
 
@@ -231,9 +237,15 @@ def preset_1_0(size: str, vocab_size: int = 32128, **changes) -> T5Config:
   if size not in sizes:
     raise InputError(f'no T5 1.0 size {size!r}; give one of {", ".join(sizes)}')
   emb_dim, num_heads, head_dim, mlp_dim, num_layers = sizes[size]
-  return dataclasses.replace(
-    T5Config(vocab_size, emb_dim, num_heads, num_layers, num_layers, head_dim, mlp_dim),
+  config = T5Config(
+    vocab_size,
+    emb_dim,
+    num_heads,
+    num_layers,
+    num_layers,
+    head_dim,
+    mlp_dim,
     mlp_activations=('relu',),
     logits_via_embedding=True,
-    **changes,
   )
+  return dataclasses.replace(config, **changes)

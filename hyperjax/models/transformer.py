@@ -100,17 +100,19 @@ def attend(
     logits += bias[None]
   if mask is not None:
     logits = jnp.where(mask[:, None], logits, MASKED)
-  if prefix is None:
+  if prefix is None or prefix.key.shape[1] == 0:
     return _weighted(attention_dropout(jax.nn.softmax(logits)), own.value, query.dtype)
-  front = _logits(query, prefix.key)
+  front, seen = _logits(query, prefix.key), jnp.ones((1, 1, 1, 1), bool)
   if prefix.mask is not None:
     seen = jnp.repeat(prefix.mask, query.shape[0] // prefix.mask.shape[0], axis=0)
-    front = jnp.where(seen[:, None, None, :], front, MASKED)
+    seen = seen[:, None, None, :]
+    front = jnp.where(seen, front, 2 * MASKED)  # unseen also by rows whose own are all masked
   if prefix.gate is not None:
     gate = jnp.tanh(prefix.gate.astype(jnp.float32))
     gate = jnp.repeat(gate, query.shape[0] // gate.shape[0], axis=0)[:, None, :, None]
     after = _weighted(attention_dropout(jax.nn.softmax(logits)), own.value, query.dtype)
-    before = _weighted(attention_dropout(jax.nn.softmax(front)), prefix.value, query.dtype)
+    weights = jnp.where(seen, jax.nn.softmax(front), 0)  # all masked: no prefix
+    before = _weighted(attention_dropout(weights), prefix.value, query.dtype)
     return after + gate.astype(query.dtype) * before
   # One softmax over both; the keys are never joined, so a decoding cache is not copied.
   p = prefix.key.shape[1]
@@ -169,8 +171,12 @@ class Attention(nn.Module):
     cfg = self.config
     out_dim, kv_dim = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
 
+    # Logits have no 1/sqrt(h): as in T5X, the query's first weights do.
+    starts = {'query': layers.fan_in(1 / cfg.head_dim)}
+
     def project(name, features, inputs, heads):
-      kernel = layers.Dense(features, ('embed', 'joined_kv'), cfg.dtype, name=name)
+      init = starts.get(name, layers.fan_in())
+      kernel = layers.Dense(features, ('embed', 'joined_kv'), cfg.dtype, init, name=name)
       y = kernel(inputs, peft.attribute(phi, name))
       y = y.reshape(*y.shape[:-1], heads, cfg.head_dim)
       return nn.with_logical_constraint(y, ('batch', 'length', 'heads', 'kv'))
