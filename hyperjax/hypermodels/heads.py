@@ -82,7 +82,8 @@ class LoRAHead(nn.Module):
 
     def factor(name, features, axis, size):
       init = nn.initializers.normal(size / self.hidden**0.5)
-      init = nn.with_logical_partitioning(init, ('embed', 'rank', axis))
+      inner = 'mlp' if axis == 'embed' else 'embed'  # a name may occur once only
+      init = nn.with_logical_partitioning(init, (inner, 'rank', axis))
       kernel = self.param(name, init, (self.hidden, self.rank, features), jnp.float32)
       return jnp.einsum('clm,mrf->lcrf', hidden, kernel.astype(hidden.dtype))
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from hyperjax import peft
+from hyperjax.errors import InputError
 from hyperjax.hypermodels import heads
 from hyperjax.models import t5
 
@@ -96,23 +97,34 @@ class HyperT5(nn.Module):
   def trunk_fits(self, backbone) -> bool:
     """Whether a backbone has the trunk's sizes, so that the trunk can start from it."""
     own = jax.eval_shape(lambda key: nn.unbox(self.init_params(key)), jax.random.key(0))
-    own, given = _flat(own['t5']), _flat(backbone)
-    return all(name in given and given[name].shape == leaf.shape for name, leaf in own.items())
+    return _misfit(own['t5'], backbone) is None
 
   @nn.nowrap
   def start_from(self, params, backbone):
     """The same parameters with the trunk from a backbone of its sizes, and queries from its table.
 
-    Queries are rows of the embedding table drawn with a fixed seed.
+    Queries are rows of the embedding table drawn with a fixed seed. All are copies: a step that
+    donates its state leaves the backbone's arrays alone.
+
+    Raises:
+      InputError: a backbone of other sizes; names the first leaf that differs.
     """
+    misfit = _misfit(params['t5'], backbone)
+    if misfit is not None:
+      raise InputError(
+        f'the trunk of HyperT5 cannot start from this backbone: {misfit}; '
+        'give HyperT5.trunk the sizes of the backbone'
+      )
     table = backbone['token_embedder']['embedding']
     # Rows of the vocabulary's frequent half: the first ids are pad, eos and unk.
-    rows = np.random.default_rng(0).choice(
-      np.arange(3, table.shape[0] // 2), len(params['queries']), replace=False
+    ids, n = np.arange(3, table.shape[0] // 2), len(params['queries'])
+    rows = np.random.default_rng(0).choice(ids, n, replace=n > len(ids))
+    given = _flat(backbone)
+    trunk = jax.tree_util.tree_map_with_path(
+      lambda path, own: jnp.array(given[peft.path_name(path)], own.dtype), params['t5']
     )
-    take = lambda own, given: {k: take(own[k], given[k]) if isinstance(own[k], dict) else given[k]
-                               for k in own}
-    return {**params, 't5': take(params['t5'], backbone), 'queries': table[rows]}
+    queries = jnp.array(table[rows], params['queries'].dtype)
+    return {**params, 't5': trunk, 'queries': queries}
 
 
 def query_groups(
@@ -125,6 +137,16 @@ def query_groups(
   for site in method.sites:
     groups.setdefault(_group(site), peft.linear_shape(model, site)[0])
   return groups
+
+
+def _misfit(trunk, backbone) -> str | None:
+  """The first leaf of the trunk that the backbone does not have in its shape; None: all fit."""
+  given = _flat(backbone)
+  for name, leaf in _flat(trunk).items():
+    found = given[name].shape if name in given else 'absent'
+    if found != leaf.shape:
+      return f'{name} is {found} there and {leaf.shape} in the trunk'
+  return None
 
 
 def _flat(tree) -> dict[str, Any]:

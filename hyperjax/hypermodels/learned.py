@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hyperjax import peft
+from hyperjax.errors import InputError
 from hyperjax.hypermodels import heads
 from hyperjax.models import t5
 
@@ -36,7 +37,10 @@ class LearnedPhi(nn.Module):
     if self.hidden is None:
       return self._leaves()
     if not isinstance(self.method, peft.PrefixTuning):
-      raise TypeError('LearnedPhi.hidden is for prefixes; LoRA has no reparameterisation')
+      raise InputError(
+        f'LearnedPhi.hidden is {self.hidden}, which is for prefixes; LoRA has no '
+        'reparameterisation: give hidden=None'
+      )
     width = self.embedding or self.downstream.emb_dim
 
     def stack(name):
@@ -76,7 +80,19 @@ class LearnedPhi(nn.Module):
 
   @nn.nowrap
   def start_from_phi(self, params, phi: peft.Phi):
-    """The same parameters with a given phi of one context as their value (flat form)."""
+    """The same parameters with a given phi of one context as their value (flat form).
+
+    Raises:
+      InputError: phi's leaves are not this one's parameters; names the first that differs.
+    """
     leaves = dict(zip(peft.leaf_names(phi), jax.tree.leaves(phi), strict=True))
+    given = {name.replace('/', '.'): leaf.shape for name, leaf in leaves.items()}
+    own = {name: getattr(leaf, 'shape', None) for name, leaf in params.items()}
+    for name in sorted(given.keys() | own.keys()):
+      if given.get(name) != own.get(name):
+        raise InputError(
+          f'LearnedPhi cannot start from this phi: {name} is {given.get(name, "absent")} there and '
+          f'{own.get(name, "absent")} here; give one context of the same method and model'
+        )
     scale = {name: self.method.scale if name.endswith('/b') else 1.0 for name in leaves}
-    return {**params, **{n.replace('/', '.'): leaves[n] / scale[n] for n in leaves}}
+    return {n.replace('/', '.'): jnp.array(leaves[n], jnp.float32) / scale[n] for n in leaves}
