@@ -143,9 +143,9 @@ def microbatches(batch: Tree, parts: int) -> Tree:
 
 
 def num_contexts(batch: Tree) -> int:
-  """Contexts in a batch; without any, every row counts as one."""
-  key = 'hyper_input_tokens' if 'hyper_input_tokens' in batch else 'decoder_target_tokens'
-  return batch[key].shape[0]
+  """Contexts in a batch, read or not; a batch that does not say has one for every row."""
+  keys = ('hyper_input_tokens', 'task_id', 'decoder_target_tokens')
+  return next(batch[key].shape[0] for key in keys if key in batch)
 
 
 def gradients(
@@ -205,8 +205,8 @@ def train_step(
   instead of the number of tokens, as in T5X. Dropout depends on (seed, step) alone.
 
   Returns:
-    the next state, and metrics as scalars; a gradient that is not finite leaves everything but the
-    step as it was, and shows as a loss or grad_norm that is not finite.
+    the next state, and metrics as scalars. A loss that is not finite spoils the next state; the
+    trainer sees it in the metrics, stops, and keeps the last good checkpoint.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   grads, sums, extra = gradients(state, frozen, batch, rng, model, objective, accumulate)
