@@ -10,8 +10,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # TensorFlow's start-up note
 # settings (a gradient of a tiny T5: 5 s of CPU before, 1 s after), four fifths of the rest when the
 # programs are kept from run to run. Subprocesses inherit all of this.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-ROOT = pathlib.Path(__file__).parent.parent
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', f'{pathlib.Path(__file__).parents[1]}/.cache/jax'
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
@@ -20,6 +21,8 @@ import pytest
 
 if jax.__version__.startswith('0.10.'):  # XLA aborts on a flag that it does not know
   os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')

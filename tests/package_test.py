@@ -35,7 +35,8 @@ def library() -> list[pathlib.Path]:
 
 
 def core() -> list[pathlib.Path]:
-  return [file for file in library() if not is_verb(file)]
+  """Everything but the verbs and the two modules that they share."""
+  return [file for file in library() if not is_verb(file) and file.stem not in ('bindings', 'cli')]
 
 
 def imports(file: pathlib.Path) -> Iterator[tuple[str, bool]]:
