@@ -235,10 +235,10 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(tmp_path):
   back, metadata = writer.restore(_shaped(state(0)))
   _same(back, state(1))
   assert metadata == {'note': 1}
-  assert writer.save(state(2), {'note': 2})
+  assert writer.save(state(3), {'note': 3})
   writer.close()
-  assert os.listdir(tmp_path) == ['checkpoint_2']
-  _same(writer.restore(state(0))[0], state(2))
+  assert os.listdir(tmp_path) == ['checkpoint_3']
+  _same(writer.restore(state(0))[0], state(3))
 
 
 def _largest(directory):
