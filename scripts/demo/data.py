@@ -55,3 +55,26 @@ def _manifest(folder: pathlib.Path) -> dict:
   digest = hashlib.sha256(content).hexdigest()
   result['sni/tasks'] = {'files': len(tasks), 'bytes': len(content), 'sha256': digest}
   return result
+
+
+def of_pack(pack: str, folder: pathlib.Path) -> pathlib.Path:
+  """A folder of links to real data packs: text/, sni/ and the T5 vocabulary."""
+  from hyperjax.errors import InputError
+
+  source = pathlib.Path(pack).resolve()
+  places = {
+    'text': source / 'text',
+    'sni': source / 'sni' / 'sni_style',
+    'vocabulary.model': source / 'vocab' / 't5_cc_all.32000.sentencepiece.model',
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, place in places.items():
+    if not place.exists():
+      raise InputError(f'--data={pack}: there is no {place}')
+    link = folder / name
+    if link.is_symlink() or link.is_file():
+      link.unlink()
+    elif link.exists():
+      shutil.rmtree(link)
+    link.symlink_to(place)
+  return folder

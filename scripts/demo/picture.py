@@ -1,0 +1,50 @@
+"""The demo's picture: loss against steps of every stage, shipped training and this run's."""
+
+import json
+import pathlib
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot
+
+STAGES = {
+  'pretrain': 'language model',
+  'hyperpretrain': 'CACLM',
+  'mtf': 'MTF: HyperT5-Prefix',
+  'shared_prefix': 'MTF: shared prefix',
+}
+
+
+def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
+  """Writes curves.png: left what made the shipped checkpoint, right the stages of this run."""
+  figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+  for name, label in {'joint': 'HyperT5-Prefix+ (CACLM and tasks)', 'shared_prefix': 'shared prefix'}.items():
+    path = shipped / name / 'curve.jsonl' if shipped else None
+    if path is not None and path.exists():
+      plot(left, path, label)
+  for name, label in STAGES.items():
+    plot(right, output / name / 'train' / 'metrics.jsonl', label)
+  left.set_title('the shipped checkpoint' if shipped else 'no shipped checkpoint for this data')
+  right.set_title('this run')
+  for axes in (left, right):
+    axes.set_xlabel('step')
+    axes.set_ylabel('training loss (nats per target token)')
+    axes.grid(alpha=0.3)
+    if axes.lines:
+      axes.legend(frameon=False)
+  figure.savefig(output / 'curves.png', dpi=120)
+  pyplot.close(figure)
+
+
+def plot(axes, path: pathlib.Path, label: str) -> None:
+  """One curve: each step faint, a running mean strong."""
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = [row for row in rows if 'loss' in row]
+  steps, losses = [row['step'] for row in rows], [row['loss'] for row in rows]
+  smooth, means = None, []
+  for loss in losses:
+    smooth = loss if smooth is None else 0.9 * smooth + 0.1 * loss
+    means.append(smooth)
+  (line,) = axes.plot(steps, means, label=label)
+  axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.8)

@@ -1,0 +1,144 @@
+"""The demo: from raw text to a scored, saved adapter, by the verbs that a user would run.
+
+    python -m scripts.demo.run [--data=FOLDER] [--output=runs/demo]
+
+Language-model pretraining, CACLM hyperpretraining, MTF of HyperT5-Prefix and of its baseline, the
+shared prefix, evaluation on held-out tasks, `adapt` and `predict`. It starts from the shipped
+checkpoint (scripts/demo/pretrain.py made it) and trains a little further; on other data it starts from
+nothing. Every number that it prints is measured in this run; report.json holds them.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+from hyperjax import cli, files
+from hyperjax.errors import InputError
+from scripts.demo import data, measure, picture
+from scripts.demo.pretrain import SHIPPED, train
+
+HELD_OUT_PER_TASK = 20
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--data', help='data packs to use instead of the demo\'s own')
+  parser.add_argument('--output', default='runs/demo', help='where everything goes')
+  arguments = parser.parse_args()
+  try:
+    run(pathlib.Path(arguments.output).resolve(), arguments.data)
+  except InputError as error:
+    cli.fail(str(error))
+
+
+def run(output: pathlib.Path, pack: str | None) -> None:
+  """All stages; the runs of an earlier demo in `output` are replaced."""
+  start = time.monotonic()
+  stages = ('pretrain', 'hyperpretrain', 'mtf', 'shared_prefix', 'adapter')
+  for name in stages:
+    shutil.rmtree(output / name, ignore_errors=True)
+  say('Data')
+  folder = data.prepare(output / 'data') if pack is None else data.of_pack(pack, output / 'data')
+  plan = SHIPPED_PLAN if pack is None else SCRATCH_PLAN
+  commands = {name: plan.train(name, folder, output) for name in stages[:-1]}
+  say('Evaluation')
+  report = measure.measure(output, folder, HELD_OUT_PER_TASK)
+  adapter = answer_one_task(output, folder, report)
+  report |= adapter
+  report['commands'] = {name: ' '.join(command) for name, command in commands.items()}
+  report['seconds'] = round(time.monotonic() - start, 1)
+  files.write_json(output / 'report.json', report)
+  picture.draw(output, SHIPPED if pack is None else None)
+  print(measure.table(report))
+  print(f'\n{output}/report.json and {output}/curves.png; {report["seconds"]:.0f} s in all')
+
+
+def say(what: str) -> None:
+  print(f'\n== {what}', flush=True)
+
+
+class Plan:
+  """Steps of each stage, and where each starts."""
+
+  def __init__(self, steps: dict[str, int], shipped: bool, bindings: tuple[str, ...] = ()):
+    self.steps, self.shipped, self.bindings = steps, shipped, bindings
+
+  def train(self, name: str, folder: pathlib.Path, output: pathlib.Path) -> list[str]:
+    """Trains one stage."""
+    say(TITLES[name])
+    backbone = SHIPPED / 'joint' if self.shipped else output / 'pretrain'
+    hypermodel = {
+      'hyperpretrain': SHIPPED / 'joint' if self.shipped else None,
+      'mtf': SHIPPED / 'joint' if self.shipped else output / 'hyperpretrain',
+      'shared_prefix': SHIPPED / 'shared_prefix' if self.shipped else None,
+    }
+    bindings = list(self.bindings)
+    if hypermodel.get(name):
+      bindings.append(f'--gin.HYPERMODEL_CHECKPOINT_PATH="{hypermodel[name]}"')
+    if self.shipped:
+      bindings += CONTINUED.get(name, [])
+    start = None if name == 'pretrain' else backbone
+    return train(folder, name, output / name, self.steps[name], start, *bindings)
+
+
+TITLES = {
+  'pretrain': 'Language-model pretraining of a tiny T5 (CLM), from nothing',
+  'hyperpretrain': 'Hyperpretraining (CACLM): the hypermodel learns, the backbone is frozen',
+  'mtf': 'Multi-task fine-tuning of HyperT5-Prefix, the backbone frozen',
+  'shared_prefix': 'The baseline: one prefix for all tasks, the same batches and steps',
+}
+# Stages that go on from the shipped checkpoint take small steps.
+CONTINUED = {
+  'hyperpretrain': ['--gin.LEARNING_RATE=1e-4'],
+  'mtf': ['--gin.LEARNING_RATE=1e-4'],
+  'shared_prefix': ['--gin.LEARNING_RATE=3e-3'],
+}
+SHIPPED_PLAN = Plan(
+  {'pretrain': 60, 'hyperpretrain': 40, 'mtf': 60, 'shared_prefix': 60}, shipped=True
+)
+SCRATCH_PLAN = Plan(
+  {'pretrain': 150, 'hyperpretrain': 60, 'mtf': 60, 'shared_prefix': 60},
+  shipped=False,
+  bindings=('--gin.t5.preset.vocab_size=32128', '--gin.BATCH_SIZE=32'),
+)
+
+
+def answer_one_task(output: pathlib.Path, folder: pathlib.Path, report: dict) -> dict:
+  """`adapt` and `predict` on the held-out task that the model answers best, as a user would."""
+  say('adapt and predict on one held-out task')
+  task = measure.example_task(output, folder, report)
+  shots, inputs = output / 'shots.jsonl', output / 'inputs.jsonl'
+  answers, adapter = output / 'answers.jsonl', output / 'adapter'
+  write_lines(shots, [{'input': x, 'output': y} for x, y in task['shots']])
+  write_lines(inputs, [{'input': x} for x, _ in task['queries']])
+  begin = time.monotonic()
+  verb('adapt', model_dir=output / 'mtf', examples=shots, definition=task['definition'],
+       output=adapter)
+  seconds = time.monotonic() - begin
+  verb('predict', model_dir=output / 'mtf', adapter=adapter, inputs=inputs, output=answers)
+  print(f'{task["name"]}: {task["definition"]}')
+  for line, (_, reference) in zip(answers.read_text().splitlines(), task['queries'], strict=True):
+    row = json.loads(line)
+    print(f'  {row["input"]!r} -> {row["prediction"]!r} (reference {reference!r})')
+  return {'adapt_seconds': round(seconds, 2), 'example_task': task['name']}
+
+
+def write_lines(path: pathlib.Path, rows: list[dict]) -> None:
+  files.write_text(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def verb(name: str, **flags) -> None:
+  """Runs `python -m hyperjax.<name>`."""
+  command = [sys.executable, '-m', f'hyperjax.{name}']
+  command += [f'--{flag}={value}' for flag, value in flags.items()]
+  print('\n$', ' '.join(['python', *command[1:]]), flush=True)
+  if subprocess.run(command, check=False).returncode:
+    raise InputError(f'hyperjax.{name} failed; what it said is above')
+
+
+if __name__ == '__main__':
+  main()
