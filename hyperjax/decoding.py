@@ -1,0 +1,421 @@
+"""Decoding: answers of a T5 under phi, token by token with a cache, and scores of given answers.
+
+b batch, c contexts, s input length, t output length, v vocabulary, w beams of a row (innermost),
+k candidates of a row (2 w). Beam search is that of Hugging Face transformers 5
+(generation/utils.py, `_beam_search`), token for token.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from hyperjax import peft
+from hyperjax.errors import InputError
+from hyperjax.models import t5, transformer
+
+Read = Callable[[jax.Array, transformer.Cache], tuple[jax.Array, transformer.Cache]]
+"""(last tokens [rows], cache) -> (log-probabilities of the next token [rows v], cache)."""
+
+
+# -- Which token comes next -----------------------------------------------------------------------
+
+
+@runtime_checkable
+class Strategy(Protocol):
+  """How answers are searched for; `width` rows are decoded for each answer."""
+
+  @property
+  def width(self) -> int: ...
+
+  def search(
+    self, read: Read, cache: transformer.Cache, rows: int, length: int, eos_id: int, rng: Any
+  ) -> tuple[Int[Array, 'b t'], Float[Array, ' b'], Int[Array, '']]:
+    """(tokens, scores, steps made) of `rows` answers of up to `length` tokens."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+  """The most probable token each time; the score is the answer's log-probability."""
+
+  width = 1
+
+  def search(self, read, cache, rows, length, eos_id, rng):
+    def choose(log_probs, step):
+      return jnp.argmax(log_probs, axis=-1)
+
+    return _one_by_one(read, cache, rows, length, eos_id, choose)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """A token at random, from the `top_k` most probable and the fewest that hold `top_p` together.
+
+  None: no such limit. Temperature divides the logits first. The score is the answer's
+  log-probability under the model itself. A row's draws do not depend on the other rows.
+  """
+
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float | None = None
+
+  width = 1
+
+  def __post_init__(self):
+    if not self.temperature > 0:
+      raise InputError(f'Sampling.temperature is {self.temperature}; give one above 0, or Greedy()')
+    if self.top_k is not None and self.top_k < 1:
+      raise InputError(f'Sampling.top_k is {self.top_k}; give 1 or more, or None')
+    if self.top_p is not None and not 0 < self.top_p <= 1:
+      raise InputError(f'Sampling.top_p is {self.top_p}; give a probability in (0, 1], or None')
+
+  def search(self, read, cache, rows, length, eos_id, rng):
+    if rng is None:
+      raise InputError('Sampling needs rng: give jax.random.key(seed)')
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(rows))
+
+    def choose(log_probs, step):
+      now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+      return jax.vmap(jax.random.categorical)(now, self.limited(log_probs / self.temperature))
+
+    return _one_by_one(read, cache, rows, length, eos_id, choose)
+
+  def limited(self, logits: Float[Array, 'b v']) -> Float[Array, 'b v']:
+    """The logits with -inf where a token is out of the limits; one at least stays."""
+    if self.top_k is not None and self.top_k < logits.shape[-1]:
+      least = jax.lax.top_k(logits, self.top_k)[0][:, -1:]
+      logits = jnp.where(logits < least, -jnp.inf, logits)
+    if self.top_p is not None:
+      ordered = -jnp.sort(-logits, axis=-1)
+      probs = jax.nn.softmax(ordered)
+      kept = jnp.cumsum(probs, axis=-1) - probs < self.top_p  # what comes before holds less than p
+      least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+      logits = jnp.where(logits < least, -jnp.inf, logits)
+    return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+  """Beam search; the score is log-probability / length ** length_penalty, EOS counted.
+
+  early_stopping: True ends a row when it has `width` answers. False ends it when its best beam,
+  scored at its present length, is no better than the worst of them; 'never' supposes that the beam
+  grows to the full length.
+  """
+
+  width: int = 4
+  length_penalty: float = 1.0
+  early_stopping: bool | str = False
+
+  def __post_init__(self):
+    if self.width < 1:
+      raise InputError(f'Beam.width is {self.width}; give 1 or more')
+    if self.early_stopping not in (True, False, 'never'):
+      raise InputError(f"Beam.early_stopping is {self.early_stopping!r}; True, False or 'never'")
+
+  def search(self, read, cache, rows, length, eos_id, rng):
+    state = _Beams.start(cache, rows, self.width, length)
+    body = functools.partial(_beam_step, self, read, eos_id)
+    state = jax.lax.while_loop(lambda s: s.goes_on(self), body, state)
+    return state.answers[:, 0], state.answer_scores[:, 0], state.step
+
+
+# -- Generation -----------------------------------------------------------------------------------
+
+
+def generate(
+  model: t5.T5,
+  params: dict[str, Any],
+  encoder_input_tokens: Int[Any, 'b s'],
+  phi: peft.Phi | None = None,
+  strategy: Strategy = Greedy(),
+  *,
+  max_length: int,
+  eos_id: int = 1,
+  rng: jax.Array | None = None,
+) -> tuple[Int[Array, 'b t'], Float[Array, ' b']]:
+  """Answers of up to `max_length` tokens, EOS included and 0 behind it, and their scores.
+
+  One compiled loop for the batch, which ends when every row has. Each row's input is read once,
+  whatever the beams.
+
+  Args:
+    params: the downstream model's parameters.
+    encoder_input_tokens: 0 pads, and is not seen.
+    phi: row i is answered under context i // (b / c), per leaf.
+  """
+  if max_length < 1:
+    raise InputError(f'max_length is {max_length}; give 1 or more tokens')
+  peft.check(phi, model.config, encoder_input_tokens.shape[0])
+  tokens, scores, _ = decode(
+    model, params, encoder_input_tokens, phi, rng, strategy, max_length, eos_id
+  )
+  return tokens, scores
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+def decode(model, params, encoder_input_tokens, phi, rng, strategy, max_length, eos_id):
+  """`generate` without its checks; also gives the number of steps made."""
+  b = encoder_input_tokens.shape[0]
+  run = functools.partial(model.apply, {'params': params})
+  memory = _encode(run, encoder_input_tokens, phi)
+  phi = peft.attribute(phi, 'decoder')
+  cache = _cache(run, model.config.stack('decoder'), memory, b * strategy.width, max_length, phi)
+
+  def read(last, cache):
+    logits, cache = run(last[:, None], memory, cache, phi, method=_next)
+    return jax.nn.log_softmax(logits), cache
+
+  return strategy.search(read, cache, b, max_length, eos_id, rng)
+
+
+def _encode(run, tokens, phi: peft.Phi | None) -> peft.Memory:
+  memory = run(tokens, peft.attribute(phi, 'encoder'), method='encode')
+  return t5.join_memory(memory, peft.attribute(phi, 'memory'))
+
+
+def _next(model: t5.T5, last, memory, cache, phi):
+  hidden, cache, _ = model.read(last, memory, t5.cached_mask(cache, 1), cache, phi=phi)
+  return model.to_logits(hidden)[:, 0], cache
+
+
+def _cache(run, stack, memory: peft.Memory, rows: int, columns: int, phi) -> transformer.Cache:
+  """Room for `columns` tokens, and the keys and values of the memory, one row for all its beams.
+
+  Of the read that computes those XLA keeps nothing else.
+  """
+  c = memory.mask.shape[0]
+  one = transformer.empty_cache(stack, c, 1)
+  start = jnp.zeros((c, 1), jnp.int32)
+  _, filled, _ = run(start, memory, t5.cached_mask(one, 1), one, phi=phi, method='read')
+  empty = transformer.empty_cache(stack, rows, columns)
+  return dataclasses.replace(empty, cross_attention=filled.cross_attention)
+
+
+# -- Greedy and sampling --------------------------------------------------------------------------
+
+
+def _one_by_one(read: Read, cache, rows: int, length: int, eos_id: int, choose):
+  """One token a step for each row, `choose(log_probs, step)`, until all rows have ended."""
+
+  def goes_on(state):
+    step, _, _, _, ended, _ = state
+    return (step < length) & ~jnp.all(ended)
+
+  def body(state):
+    step, last, tokens, scores, ended, cache = state
+    log_probs, cache = read(last, cache)
+    token = jnp.where(ended, 0, choose(log_probs, step)).astype(jnp.int32)
+    gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+    tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
+    scores = scores + jnp.where(ended, 0, gained)
+    return step + 1, token, tokens, scores, ended | (token == eos_id), cache
+
+  start = jnp.zeros(rows, jnp.int32)
+  tokens, ended = jnp.zeros((rows, length), jnp.int32), jnp.zeros(rows, bool)
+  state = (jnp.int32(0), start, tokens, jnp.zeros(rows), ended, cache)
+  step, _, tokens, scores, _, _ = jax.lax.while_loop(goes_on, body, state)
+  return tokens, scores, step
+
+
+# -- Beam search ----------------------------------------------------------------------------------
+
+_NEVER = -1e9  # finite as in transformers: sums of it stay comparable
+
+
+@peft.pytree
+class _Beams:
+  """Open beams and the best answers so far, best first; a row that is closed takes no more."""
+
+  step: Any
+  beams: Any  # b w t
+  beam_scores: Any  # b w: log-probability
+  answers: Any  # b w t
+  answer_scores: Any  # b w: with the length penalty
+  answered: Any  # b w, bool: whether there is one yet
+  closed: Any  # b, bool
+  cache: Any
+
+  @classmethod
+  def start(cls, cache: transformer.Cache, rows: int, width: int, length: int) -> '_Beams':
+    """Only the first beam counts: the others would repeat it."""
+    tokens = jnp.zeros((rows, width, length), jnp.int32)
+    scores = jnp.full((rows, width), _NEVER, jnp.float32)
+    none = jnp.zeros((rows, width), bool)
+    first, closed = scores.at[:, 0].set(0), jnp.zeros(rows, bool)
+    return cls(jnp.int32(0), tokens, first, tokens, scores, none, closed, cache)
+
+  def full(self, strategy: Beam) -> Bool[Array, ' b']:
+    """Rows that have all their answers, where that is the end."""
+    return jnp.all(self.answered, axis=1) & (strategy.early_stopping is True)
+
+  def goes_on(self, strategy: Beam) -> Bool[Array, '']:
+    done = self.closed | self.full(strategy)
+    return (self.step < self.beams.shape[-1]) & ~jnp.all(done)
+
+
+def _beam_step(strategy: Beam, read: Read, eos_id: int, state: _Beams) -> _Beams:
+  b, w, length = state.beams.shape
+  step = state.step
+  last = jax.lax.dynamic_index_in_dim(state.beams, jnp.maximum(step - 1, 0), 2, keepdims=False)
+  log_probs, cache = read(last.reshape(b * w), state.cache)
+  scores, parents, tokens = _candidates(log_probs.reshape(b, w, -1), state.beam_scores)
+  grown = _of_rows(state.beams, parents)
+  grown = jax.lax.dynamic_update_slice_in_dim(grown, tokens[..., None], step, axis=2)
+  ends = (tokens == eos_id) | (step + 1 == length)
+
+  beam_scores, picked = jax.lax.top_k(scores + ends * _NEVER, w)
+  parent = _of_rows(parents, picked) + w * jnp.arange(b)[:, None]
+  moved = jax.tree.map(lambda x: jnp.take(x, parent.reshape(-1), axis=1), cache.self_attention)
+
+  # Candidates behind the first w are there only so that w beams stay open.
+  taken = ends & (jnp.arange(2 * w) < w)[None, :]
+  refused = state.closed | state.full(strategy)
+  penalised = scores / (step + 1).astype(jnp.float32) ** strategy.length_penalty
+  penalised = penalised + (refused[:, None] | ~taken) * _NEVER
+  answer_scores, best = jax.lax.top_k(_beside(state.answer_scores, penalised), w)
+  answered = _of_rows(_beside(state.answered, taken), best)
+  hope = _may_improve(strategy, beam_scores, answer_scores, answered, step + 1, length)
+  return _Beams(
+    step=step + 1,
+    beams=_of_rows(grown, picked),
+    beam_scores=beam_scores,
+    answers=_of_rows(_beside(state.answers, grown), best),
+    answer_scores=answer_scores,
+    answered=answered,
+    closed=state.closed | ~hope,
+    cache=dataclasses.replace(cache, self_attention=moved),
+  )
+
+
+def _candidates(log_probs: Float[Array, 'b w v'], beam_scores: Float[Array, 'b w']):
+  """The 2 w best continuations of each row: scores, parents and tokens, [b k] each."""
+  b, w, v = log_probs.shape
+  scores = (log_probs + beam_scores[..., None]).reshape(b, w * v)
+  scores, index = jax.lax.top_k(scores, 2 * w)
+  return scores, index // v, index % v
+
+
+def _may_improve(strategy: Beam, beam_scores, answer_scores, answered, made, length: int):
+  """Whether the best open beam of a row may still beat the worst of its answers, [b]."""
+  hopeful = strategy.early_stopping == 'never' and strategy.length_penalty > 0
+  reached = jnp.float32(length) if hopeful else made.astype(jnp.float32)
+  possible = beam_scores[:, 0] / reached**strategy.length_penalty
+  worst = jnp.where(jnp.all(answered, axis=1), jnp.min(answer_scores, axis=1), _NEVER)
+  return possible > worst
+
+
+def _of_rows(x: jax.Array, index: Int[Array, 'b k']) -> jax.Array:
+  """x[i, index[i]] for every row i."""
+  return jax.vmap(lambda row, i: row[i])(x, index)
+
+
+def _beside(x: jax.Array, y: jax.Array) -> jax.Array:
+  return jnp.concatenate([x, y], axis=1)
+
+
+# -- Scores of given answers ----------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='mean')
+def score(
+  model: t5.T5,
+  params: dict[str, Any],
+  encoder_input_tokens: Int[Any, 'b s'],
+  targets: Int[Any, 'a t'],
+  phi: peft.Phi | None = None,
+  *,
+  mean: bool = False,
+) -> Float[Array, ' a']:
+  """Log-probability of each target, EOS included where it is there; `mean`: per token.
+
+  Rank classification: the choices of a row are contiguous, row i // (a / b) of the inputs is the
+  question of target i, and is read once. 0 pads targets.
+  """
+  run = functools.partial(model.apply, {'params': params})
+  peft.check(phi, model.config, encoder_input_tokens.shape[0])
+  targets = jnp.asarray(targets)
+  memory = _encode(run, encoder_input_tokens, phi)
+  shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+  causal = jnp.tril(jnp.ones((1, targets.shape[1], targets.shape[1]), bool))
+  phi = peft.attribute(phi, 'decoder')
+  hidden, _, _ = run(shifted, memory, causal, phi=phi, method='read')
+  log_probs = jax.nn.log_softmax(run(hidden, method='to_logits'))
+  each = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+  real = targets > 0
+  total = jnp.sum(jnp.where(real, each, 0), axis=1)
+  return total / jnp.maximum(real.sum(axis=1), 1) if mean else total
+
+
+# -- Many inputs, few shapes ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """The sizes that batches are padded to, in rising order: each pair is compiled once."""
+
+  rows: tuple[int, ...]
+  lengths: tuple[int, ...]
+
+  @classmethod
+  def up_to(cls, rows: int, length: int) -> 'Shapes':
+    """One row or powers of two from 8 up to `rows`, and powers of two from 16 up to `length`."""
+    powers = [2**i for i in range(3, 31)]
+    return cls(
+      (*(n for n in (1, *powers) if n < rows), rows),
+      (*(n for n in powers[1:] if n < length), length),
+    )
+
+  def padded(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Tokens [rows, length] of the smallest sizes that hold the inputs.
+
+    A longer input keeps its tail. The rows behind the last input repeat it, so that they end when
+    it does.
+    """
+    longest = min(max(map(len, inputs)), self.lengths[-1])
+    length = min(n for n in self.lengths if n >= longest)
+    tokens = np.zeros((min(n for n in self.rows if n >= len(inputs)), length), np.int32)
+    for row, each in zip(tokens, inputs):
+      kept = each[max(0, len(each) - length) :]
+      row[: len(kept)] = kept
+    tokens[len(inputs) :] = tokens[len(inputs) - 1]
+    return tokens
+
+
+def answers(
+  model: t5.T5,
+  params: dict[str, Any],
+  inputs: Sequence[np.ndarray],
+  shapes: Shapes,
+  phi: peft.Phi | None = None,
+  strategy: Strategy = Greedy(),
+  *,
+  max_length: int,
+  eos_id: int = 1,
+  rng: jax.Array | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """`generate` for any number of inputs under one context: tokens [n, t] and scores [n].
+
+  Inputs of like length are answered together, in batches of `shapes`.
+  """
+  tokens = np.zeros((len(inputs), max_length), np.int32)
+  scores = np.zeros(len(inputs), np.float32)
+  for number, index in enumerate(_batches([len(each) for each in inputs], shapes.rows[-1])):
+    key = None if rng is None else jax.random.fold_in(rng, number)
+    padded = shapes.padded([inputs[i] for i in index])
+    found = generate(
+      model, params, padded, phi, strategy, max_length=max_length, eos_id=eos_id, rng=key
+    )
+    tokens[index], scores[index] = (np.asarray(each)[: len(index)] for each in found)
+  return tokens, scores
+
+
+def _batches(lengths: Sequence[int], rows: int) -> Iterator[np.ndarray]:
+  order = np.argsort(np.asarray(lengths), kind='stable')
+  return (order[start : start + rows] for start in range(0, len(order), rows))
