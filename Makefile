@@ -13,7 +13,7 @@ export JAX_PLATFORMS ?= cpu
 .PHONY: demo test lint format clean
 
 demo: .venv/.demo
-	$(RUN) scripts/demo/run.py $(if $(DATA),--data=$(DATA))
+	$(RUN) -m scripts.demo.run $(if $(DATA),--data=$(DATA))
 
 test: .venv/.test
 	$(RUN) -m pytest $(TESTS)

@@ -62,7 +62,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['hyperjax*', 'tasks*']) + ['hyperjax.gin'],
   package_dir={'hyperjax.gin': 'gin'},  # never site-packages/gin, which is gin-config's own
-  package_data={'hyperjax.gin': ['**/*.gin'], 'tasks': ['**/*.json']},
+  package_data={'hyperjax.gin': ['**/*.gin']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -8,7 +8,7 @@ A leaf that is None adapts nothing; the structure of phi is the configuration.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,18 @@ from hyperjax.errors import InputError
 # for one, so the fields below are not checked by type; `check` checks them against a model.
 Leaf = Any
 
+T = TypeVar('T')
 
-def pytree(cls):
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
   """Makes a frozen dataclass a pytree whose unflattening does not call `__init__`.
 
   A constructor that checks its fields (jaxtyping under pytest) would refuse the placeholders that
   jax puts into leaves: None, shapes, shardings.
   """
-  cls = dataclasses.dataclass(frozen=True)(cls)
-  names = [field.name for field in dataclasses.fields(cls)]
+  made: Any = dataclasses.dataclass(frozen=True)(cls)
+  names = [field.name for field in dataclasses.fields(made)]
 
   def flatten_with_keys(value):
     return [(jax.tree_util.GetAttrKey(name), getattr(value, name)) for name in names], None
@@ -36,13 +39,13 @@ def pytree(cls):
     return [getattr(value, name) for name in names], None
 
   def unflatten(_, children):
-    value = object.__new__(cls)
+    value = object.__new__(made)
     for name, child in zip(names, children, strict=True):
       object.__setattr__(value, name, child)
     return value
 
-  jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-  return cls
+  jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+  return made
 
 
 @pytree
@@ -164,21 +167,29 @@ def _build(cls, where: str, leaves: dict[str, Leaf]):
   )
 
 
-# -- Specs: which leaves, of which shapes -----------------------------------------------------------
+# -- Specs: which leaves, of which shapes ----------------------------------------------------------
 
 
 @runtime_checkable
 class StackShape(Protocol):
   """Sizes of one stack of layers, as specs need them."""
 
-  num_layers: int
-  emb_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  mlp_activations: tuple[str, ...]  # two where the MLP is gated
-  cross_attention: bool
+  @property
+  def num_layers(self) -> int: ...
+  @property
+  def emb_dim(self) -> int: ...
+  @property
+  def num_heads(self) -> int: ...
+  @property
+  def num_kv_heads(self) -> int: ...
+  @property
+  def head_dim(self) -> int: ...
+  @property
+  def mlp_dim(self) -> int: ...
+  @property
+  def mlp_activations(self) -> tuple[str, ...]: ...  # two where the MLP is gated
+  @property
+  def cross_attention(self) -> bool: ...
 
 
 @runtime_checkable
@@ -392,18 +403,18 @@ def _check_cross_attention(name: str, stack: StackShape) -> None:
     raise InputError(f'phi leaf {name} is for cross-attention, which the downstream model lacks')
 
 
-# -- Applying phi inside one layer ------------------------------------------------------------------
+# -- Applying phi inside one layer -----------------------------------------------------------------
 
 
 def layered(phi: LayerPhi | None, num_layers: int) -> LayerPhi | None:
   """phi with the prefix masks repeated per layer, so that every leaf can be scanned over layers."""
 
   def repeat(attention: AttentionPhi | None) -> AttentionPhi | None:
-    mask = attribute(attention, 'prefix', 'mask')
-    if mask is None:
+    prefix = attention.prefix if attention is not None else None
+    if attention is None or prefix is None or prefix.mask is None:
       return attention
-    mask = jnp.broadcast_to(mask, (num_layers, *mask.shape))
-    return dataclasses.replace(attention, prefix=dataclasses.replace(attention.prefix, mask=mask))
+    mask = jnp.broadcast_to(prefix.mask, (num_layers, *prefix.mask.shape))
+    return dataclasses.replace(attention, prefix=dataclasses.replace(prefix, mask=mask))
 
   if phi is None:
     return None
@@ -427,7 +438,7 @@ def low_rank(x: jax.Array, phi: LowRank) -> jax.Array:
   return up.reshape(b, t, -1)
 
 
-# -- Algebra ----------------------------------------------------------------------------------------
+# -- Algebra ---------------------------------------------------------------------------------------
 
 
 def count(phi: Phi | None) -> int:
@@ -456,9 +467,7 @@ def _along(function: Callable, *phis: Phi, axis: str = 'contexts') -> Phi:
   """Calls function(name, index of the axis, leaves…) on every leaf."""
   _same_structure(phis)
   return jax.tree_util.tree_map_with_path(
-    lambda path, *leaves: function(
-      path_name(path), axes_of(path_name(path)).index(axis), *leaves
-    ),
+    lambda path, *leaves: function(path_name(path), axes_of(path_name(path)).index(axis), *leaves),
     *phis,
   )
 
@@ -523,10 +532,13 @@ def mean(phi: Phi) -> Phi:
 
 def interpolate(first: Phi, second: Phi, weight: float) -> Phi:
   """(1 - weight) * first + weight * second, leaf by leaf."""
-  mean_of_two = lambda _, __, x, y: (1 - weight) * x + weight * y
   if any(n.endswith('mask') for n in leaf_names(first)):
     raise InputError('phi with masks cannot be interpolated; concatenate instead')
-  return _along(mean_of_two, first, second)
+
+  def between(_, __, x, y):
+    return (1 - weight) * x + weight * y
+
+  return _along(between, first, second)
 
 
 def concatenate(phis: Sequence[Phi]) -> Phi:
