@@ -10,6 +10,7 @@ Frozen weights are not here: the trainer's metadata says where they came from, w
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -149,7 +150,7 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
-      logging.getLogger('asyncio').addFilter(_told)
+      _quiet()
       options = ocp.CheckpointManagerOptions(
         step_prefix='checkpoint',
         preservation_policy=self._policy(),
@@ -188,7 +189,7 @@ class Checkpoints:
     except Exception as error:
       self._manager = None  # its list of steps is no longer the disk's
       raise InputError(
-        f'{what} cannot be written to {self.model_dir} ({_first_line(error)}); whole on disk: '
+        f'{what} cannot be written to {self.model_dir} ({_reason(error)}); whole on disk: '
         f'{_listed(self.steps())}. Make room there, or give a model_dir that can be written'
       ) from error
 
@@ -258,12 +259,13 @@ def _restore(directory: epath.Path, target: State) -> tuple[State, Any]:
 def _read_item(directory: epath.Path, name: str, target: Any, content: Any) -> Any:
   """One item, its leaves where `target` wants them, compared with the checksums written beside."""
   try:
-    with _quiet(), ocp.StandardCheckpointer() as reader:
+    _quiet()
+    with ocp.StandardCheckpointer() as reader:
       value = reader.restore(directory / name, target)
   except (MemoryError, jax.errors.JaxRuntimeError):
     raise  # ours, not the file's
   except Exception as error:
-    why = _first_line(error)
+    why = _reason(error)
     raise Damaged(f'{directory} is damaged: {name} cannot be read ({why})') from error
   for leaf, found in fingerprints.checksums(value).items():
     if found != content['leaves'][name][leaf][2]:
@@ -271,26 +273,25 @@ def _read_item(directory: epath.Path, name: str, target: Any, content: Any) -> A
   return value
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps off stderr what Orbax's other reads say when one has failed; we say it, in one sentence.
+@functools.cache
+def _quiet() -> None:
+  """Keeps off stderr the tracebacks of Orbax's threads; what they tell, an InputError says.
 
-  They speak late and from their own threads, so after a failure this stays.
+  They come late and from anywhere: logged, or unraisable in a loop that is closed by then.
   """
-  hook = sys.unraisablehook
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).addFilter(lambda record: not _of_orbax(record.getMessage(), record))
+  before = sys.unraisablehook
 
-  def unraisable(failure):
+  def unraisable(failure: Any) -> None:
     if not re.search('Event loop is closed|TensorStore', str(failure.exc_value)):
-      hook(failure)
+      before(failure)
 
   sys.unraisablehook = unraisable
-  logging.getLogger('asyncio').addFilter(_told)
-  yield
-  sys.unraisablehook = hook
 
 
-def _told(record: logging.LogRecord) -> bool:
-  return not ('never retrieved' in record.getMessage() and 'OCDBT' in record.getMessage())
+def _of_orbax(message: str, record: logging.LogRecord) -> bool:
+  return bool(record.exc_info) and 'orbax' in message + record.pathname
 
 
 def _check_leaves(directory: epath.Path, saved: Any, items: Mapping[str, Any]) -> None:
@@ -345,7 +346,7 @@ def _read_content(directory: epath.Path) -> dict[str, Any]:
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise Damaged(
       f'{directory} is damaged, or was not written by hyperjax: its metadata cannot be read '
-      f'({_first_line(error)})'
+      f'({_reason(error)})'
     ) from error
 
 
@@ -419,6 +420,7 @@ def _listed(steps: Sequence[int]) -> str:
   return ', '.join(map(str, steps)) or 'none'
 
 
-def _first_line(error: BaseException) -> str:
-  text = str(error).split(' See full TensorStore details')[0].strip()
+def _reason(error: BaseException) -> str:
+  """What went wrong, without TensorStore's path to it: the last part of the first cause's words."""
+  text = re.split(r' \[[a-z_]+[=_]', str(error.__cause__ or error))[0].rsplit('": ', 1)[-1].strip()
   return (text.splitlines() or [''])[0][:200].rstrip('. ') or type(error).__name__
