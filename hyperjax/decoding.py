@@ -53,6 +53,9 @@ class Greedy:
     return _one_by_one(read, cache, rows, length, eos_id, choose)
 
 
+GREEDY = Greedy()
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """A token at random, from the `top_k` most probable and the fewest that hold `top_p` together.
@@ -134,7 +137,7 @@ def generate(
   params: dict[str, Any],
   encoder_input_tokens: Int[Any, 'b s'],
   phi: peft.Phi | None = None,
-  strategy: Strategy = Greedy(),
+  strategy: Strategy = GREEDY,
   *,
   max_length: int,
   eos_id: int = 1,
@@ -363,9 +366,15 @@ class Shapes:
   rows: tuple[int, ...]
   lengths: tuple[int, ...]
 
+  def __post_init__(self):
+    for name in ('rows', 'lengths'):
+      sizes = getattr(self, name)
+      if not sizes or min(sizes) < 1 or list(sizes) != sorted(sizes):
+        raise InputError(f'Shapes.{name} is {sizes}; give sizes of at least 1 in rising order')
+
   @classmethod
   def up_to(cls, rows: int, length: int) -> 'Shapes':
-    """One row or powers of two from 8 up to `rows`, and powers of two from 16 up to `length`."""
+    """Up to `rows` rows (1, 8, 16, 32, …) of up to `length` tokens (16, 32, 64, …)."""
     powers = [2**i for i in range(3, 31)]
     return cls(
       (*(n for n in (1, *powers) if n < rows), rows),
@@ -394,7 +403,7 @@ def answers(
   inputs: Sequence[np.ndarray],
   shapes: Shapes,
   phi: peft.Phi | None = None,
-  strategy: Strategy = Greedy(),
+  strategy: Strategy = GREEDY,
   *,
   max_length: int,
   eos_id: int = 1,

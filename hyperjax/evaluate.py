@@ -19,7 +19,7 @@ def evaluate(
   data_dir: str | None = None,
   limit: int | None = None,
   batch_size: int = 32,
-  strategy: decoding.Strategy = decoding.Greedy(),
+  strategy: decoding.Strategy = decoding.GREEDY,
   max_length: int | None = None,
   seed: int = 0,
 ) -> dict[str, Any]:
@@ -57,39 +57,56 @@ def evaluate(
     'instances': sum(len(task.inputs) for task in tasks),
     'contexts_cut': sum(task.cut > 0 for task in tasks),
     'scores': result.scores,
-    'predictions': {
-      task.name: own for task, own in zip(tasks, result.predictions, strict=True)
+    'tasks': {
+      task.name: {
+        'category': task.category or '',
+        'instances': len(task.inputs),
+        'predictions': predictions,
+      }
+      for task, predictions in zip(tasks, result.predictions, strict=True)
     },
   }
   name = f'{live.name}-{split}-{context}-{run.step}'
   place = os.path.join(run.model_dir, 'inference_eval', name)
   files.write_json(f'{place}.json', report)
-  files.write_text(f'{place}.csv', table(report, ','))
-  print(table(report, None))
+  rows = table(report)
+  files.write_text(f'{place}.csv', as_csv(rows))
+  print(as_text(rows))
   print(f'{place}.json')
   return report
 
 
-def table(report: dict[str, Any], delimiter: str | None) -> str:
-  """A line a task and a last one for all instances; delimiter None: aligned for reading."""
-  metrics = list(report['scores'])
-  rows = [['task', *metrics]]
-  names = report['scores'][metrics[0]]['tasks']
-  for name in names:
-    rows.append([name, *(f'{report["scores"][m]["tasks"][name]:.1f}' for m in metrics)])
-  rows.append(['all instances', *(f'{report["scores"][m]["all"]:.2f}' for m in metrics)])
-  if delimiter is not None:
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator='\n').writerows(rows)
-    return text.getvalue()
-  intervals = [report['scores'][m]['interval'] for m in metrics]
-  rows.append(['95 % interval', *(f'{low:.1f}-{high:.1f}' for low, high in intervals)])
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = [
-    row[0].ljust(widths[0]) + ''.join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:]))
+def table(report: dict[str, Any]) -> list[list[str]]:
+  """Rows of cells: a head, a task each, and all instances with their interval."""
+  scores, tasks = report['scores'], report['tasks']
+  rows = [['task', 'category', 'instances', *scores]]
+  for name, task in tasks.items():
+    own = (f'{scores[metric]["tasks"][name]:.2f}' for metric in scores)
+    rows.append([name, task['category'], str(task['instances']), *own])
+  every = (f'{scores[metric]["all"]:.2f}' for metric in scores)
+  rows.append(['all instances', '', str(report['instances']), *every])
+  intervals = [scores[metric]['interval'] for metric in scores]
+  rows.append(['95 % interval', '', '', *(f'{low:.2f} to {high:.2f}' for low, high in intervals)])
+  return rows
+
+
+def as_csv(rows: list[list[str]]) -> str:
+  """The rows as a CSV file."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(rows)
+  return text.getvalue()
+
+
+def as_text(rows: list[list[str]]) -> str:
+  """The rows in columns."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join(
+    '  '.join(
+      cell.ljust(width) if i < 2 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths))
+    ).rstrip()
     for row in rows
-  ]
-  return '\n'.join(lines)
+  )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Evaluation: phi is written once for a task, then all of the task's questions are answered under it."""
+"""Evaluation: phi is written once for a task, then all its questions are answered under it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def evaluate(
   run: runs.Run,
   tasks: Sequence[EvaluationTask],
   contexts: Contexts = own,
-  strategy: decoding.Strategy = decoding.Greedy(),
+  strategy: decoding.Strategy = decoding.GREEDY,
   batch_size: int = 32,
   max_length: int | None = None,
 ) -> Result:
@@ -69,17 +69,31 @@ def evaluate(
     max_length: of answers, in tokens; None: the run's length of targets.
 
   Raises:
-    InputError: no tasks.
+    InputError: no questions.
   """
-  if not tasks:
-    raise InputError('there are no tasks to evaluate')
+  if not any(task.inputs for task in tasks):
+    raise InputError('there are no tasks with questions to evaluate')
   write = writer(run)
-  shapes = decoding.Shapes.up_to(batch_size, run.lengths['inputs'])
+  shapes = one_shape(tasks, batch_size, run.lengths['inputs'])
   predictions = []
   for task, context in zip(tasks, contexts(tasks), strict=True):
     phi = None if context is None else write(context)
     predictions.append(answer(run, task.inputs, phi, shapes, strategy, max_length))
   return Result(tasks, predictions, metrics.table(tasks, predictions))
+
+
+def one_shape(tasks: Sequence[EvaluationTask], batch_size: int, length: int) -> decoding.Shapes:
+  """One shape that suits all tasks, so that answering compiles once.
+
+  Rows are so many that the largest task fills its batches evenly; inputs are as long as the longest
+  one, rounded up to a multiple of 8.
+  """
+  if batch_size < 1:
+    raise InputError(f'batch_size is {batch_size}; give 1 or more')
+  most = max(len(task.inputs) for task in tasks)
+  batches = -(-most // batch_size)
+  longest = max(len(tokens) for task in tasks for tokens in task.inputs)
+  return decoding.Shapes((-(-most // batches),), (min(length, 8 * max(1, -(-longest // 8))),))
 
 
 def writer(run: runs.Run) -> Callable[[np.ndarray], peft.Phi | None]:
@@ -91,6 +105,8 @@ def writer(run: runs.Run) -> Callable[[np.ndarray], peft.Phi | None]:
   length = run.lengths.get('hyper_inputs', 1)
 
   def write(context: np.ndarray) -> peft.Phi:
+    if len(context) > length:
+      raise InputError(f'a context has {len(context)} tokens, the run {length} (hyper_inputs)')
     tokens = np.zeros((1, length), np.int32)
     tokens[0, : len(context)] = context
     return generate(run.params, {'hyper_input_tokens': tokens})
@@ -103,7 +119,7 @@ def answer(
   inputs: Sequence[np.ndarray],
   phi: peft.Phi | None,
   shapes: decoding.Shapes,
-  strategy: decoding.Strategy = decoding.Greedy(),
+  strategy: decoding.Strategy = decoding.GREEDY,
   max_length: int | None = None,
   rng: jax.Array | None = None,
 ) -> list[str]:
@@ -115,14 +131,14 @@ def answer(
     shapes,
     phi,
     strategy,
-    max_length=max_length or run.lengths['targets'],
+    max_length=run.lengths['targets'] if max_length is None else max_length,
     eos_id=run.vocabulary.eos_id,
     rng=rng,
   )
   return [run.vocabulary.decode(row) for row in tokens]
 
 
-# -- Baselines that need no model -------------------------------------------------------------------
+# -- Baselines that need no model -----------------------------------------------------------------
 
 
 def majority_label(tasks: Sequence[EvaluationTask]) -> list[list[str]]:
@@ -143,7 +159,7 @@ def copy_from_context(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[li
   ]
 
 
-# -- Losses -----------------------------------------------------------------------------------------
+# -- Losses ---------------------------------------------------------------------------------------
 
 
 def losses(
