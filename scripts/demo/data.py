@@ -1,4 +1,4 @@
-"""The demo's data folder: docstrings of the installed packages, the project's tasks, a vocabulary."""
+"""The demo's data folder: docstrings of installed packages, the project's tasks, a vocabulary."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 from hyperjax import files
+from hyperjax.errors import InputError
 from scripts.demo import docstrings, train_vocabulary
 
 HERE = pathlib.Path(__file__).parent
@@ -59,8 +60,6 @@ def _manifest(folder: pathlib.Path) -> dict:
 
 def of_pack(pack: str, folder: pathlib.Path) -> pathlib.Path:
   """A folder of links to real data packs: text/, sni/ and the T5 vocabulary."""
-  from hyperjax.errors import InputError
-
   source = pathlib.Path(pack).resolve()
   places = {
     'text': source / 'text',

@@ -107,7 +107,9 @@ def example_task(output: pathlib.Path, folder: pathlib.Path, report: dict) -> di
   """The held-out task on which the right context helps most, as text: shots and queries."""
   from hyperjax.sources import natural_instructions
 
-  gain = {name: own['hypert5_prefix'] - own['wrong_context'] for name, own in report['tasks'].items()}
+  gain = {
+    name: own['hypert5_prefix'] - own['wrong_context'] for name, own in report['tasks'].items()
+  }
   name = max(gain, key=lambda task: gain[task])
   card = natural_instructions.find(str(folder)).card('test', name)
   pairs = [(x, ys[0]) for x, ys in card.instances]
@@ -121,7 +123,9 @@ def table(report: dict[str, Any]) -> str:
   for row, value in report['caclm_loss'].items():
     lines.append(f'  {row:20} {value:8.4f}')
   low, high = report['intervals']['caclm_gain']
-  lines.append(f'  {"right over wrong":20} {report["caclm_gain"]:8.4f}   95 % [{low:.4f}, {high:.4f}]')
+  lines.append(
+    f'  {"right over wrong":20} {report["caclm_gain"]:8.4f}   95 % [{low:.4f}, {high:.4f}]'
+  )
   tasks, count = report['held_out_tasks'], report['held_out_instances']
   lines += ['', f'ROUGE-L on {count} instances of {tasks} held-out tasks']
   for row, value in report['held_out_rouge_l'].items():

@@ -3,10 +3,10 @@
     .venv/bin/python scripts/demo/pretrain.py --output=runs/demo_checkpoint
 
 Three runs of `hyperjax.train`, each from the one before: a language model on docstrings
-(gin/demo/pretrain.gin), HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin), and the
-shared prefix over that frozen backbone (gin/demo/shared_prefix.gin). What the demo needs of them goes
-to scripts/demo/checkpoint: trained leaves without optimiser state, curves, configs and a manifest of
-the data.
+(gin/demo/pretrain.gin), HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin), and
+the shared prefix over that frozen backbone (gin/demo/shared_prefix.gin). What the demo needs of
+them goes to scripts/demo/checkpoint: trained leaves without optimiser state, curves, configs and
+a manifest of the data.
 """
 
 import argparse

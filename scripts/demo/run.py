@@ -4,8 +4,8 @@
 
 Language-model pretraining, CACLM hyperpretraining, MTF of HyperT5-Prefix and of its baseline, the
 shared prefix, evaluation on held-out tasks, `adapt` and `predict`. It starts from the shipped
-checkpoint (scripts/demo/pretrain.py made it) and trains a little further; on other data it starts from
-nothing. Every number that it prints is measured in this run; report.json holds them.
+checkpoint (scripts/demo/pretrain.py made it) and trains a little further; on other data it starts
+from nothing. Every number that it prints is measured in this run; report.json holds them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ HELD_OUT_PER_TASK = 20
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--data', help='data packs to use instead of the demo\'s own')
+  parser.add_argument('--data', help="data packs to use instead of the demo's own")
   parser.add_argument('--output', default='runs/demo', help='where everything goes')
   arguments = parser.parse_args()
   try:
@@ -77,7 +77,7 @@ class Plan:
       'shared_prefix': SHIPPED / 'shared_prefix' if self.shipped else None,
     }
     bindings = list(self.bindings)
-    if hypermodel.get(name):
+    if hypermodel.get(name) and hypermodel[name].exists():
       bindings.append(f'--gin.HYPERMODEL_CHECKPOINT_PATH="{hypermodel[name]}"')
     if self.shipped:
       bindings += CONTINUED.get(name, [])
@@ -116,8 +116,9 @@ def answer_one_task(output: pathlib.Path, folder: pathlib.Path, report: dict) ->
   write_lines(shots, [{'input': x, 'output': y} for x, y in task['shots']])
   write_lines(inputs, [{'input': x} for x, _ in task['queries']])
   begin = time.monotonic()
-  verb('adapt', model_dir=output / 'mtf', examples=shots, definition=task['definition'],
-       output=adapter)
+  verb(
+    'adapt', model_dir=output / 'mtf', examples=shots, definition=task['definition'], output=adapter
+  )
   seconds = time.monotonic() - begin
   verb('predict', model_dir=output / 'mtf', adapter=adapter, inputs=inputs, output=answers)
   print(f'{task["name"]}: {task["definition"]}')
