@@ -39,7 +39,7 @@ def _state(step=4, seed=0, config=None, extra=None):
   params = _params(seed)
   tx = (config or optim.AdamW()).transformation(AXES, 10)
   rng = np.random.default_rng(seed)
-  fill = lambda x: jnp.asarray(rng.normal(size=x.shape) * 9, x.dtype)  # noqa: E731
+  fill = lambda x: jnp.asarray(rng.normal(size=x.shape) * 9, x.dtype)
   opt_state = jax.tree.map(fill, jax.eval_shape(tx.init, params))
   return TrainState(jnp.int32(step), params, opt_state, extra)
 
@@ -412,7 +412,8 @@ def test_failures_are_one_sentence_each_and_no_traceback(tmp_path):
   program = [sys.executable, '-c', textwrap.dedent(_UNLUCKY), str(tmp_path)]
   environment = dict(os.environ, JAX_PLATFORMS='cpu')
   run = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
-  lines = run.stderr.splitlines()
+  slow = 'WARNING:absl:Waiting for previous save'  # a busy machine
+  lines = [line for line in run.stderr.splitlines() if not line.startswith(slow)]
   assert run.returncode == 0 and all(line.startswith('error: ') for line in lines), run.stderr
   assert sum('is damaged' in line for line in lines) == 5
   assert 'cannot be written' in lines[-1] and len(lines) == 6
