@@ -114,15 +114,24 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
   """The leaves and the record of a safetensors file."""
   try:
     content = path.read_bytes()
-    leaves = safetensors.numpy.load(content)
+    parts = safetensors.deserialize(content)
     header = content[8 : 8 + int.from_bytes(content[:8], 'little')]
-    return leaves, json.loads(json.loads(header)['__metadata__']['hyperjax'])
+    record = json.loads(json.loads(header)['__metadata__']['hyperjax'])
+    return {name: _leaf(part) for name, part in parts}, record
   except OSError as error:
     raise InputError(f'{path} cannot be read ({error.strerror or error})') from error
   except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
     raise InputError(
       f'{path} is damaged, cut short or no adapter of hyperjax ({error}); adapt again'
     ) from error
+
+
+# safetensors.numpy reads no bfloat16.
+_DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'BOOL': 'bool'}
+
+
+def _leaf(part: Mapping[str, Any]) -> np.ndarray:
+  return np.frombuffer(part['data'], jnp.dtype(_DTYPES[part['dtype']])).reshape(part['shape'])
 
 
 def _write(place: pathlib.Path, contents: dict[str, bytes]) -> None:

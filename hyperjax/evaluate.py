@@ -28,6 +28,7 @@ def evaluate(
   Args:
     context: whose context phi is written from: 'own', 'wrong' (another task's) or 'none'.
     limit: instances per task.
+    seed: of the shots that contexts show, and of sampling.
 
   Returns:
     what model_dir/inference_eval/<mixture>-<context>-<step>.json holds; a .csv lies beside it.
@@ -46,7 +47,7 @@ def evaluate(
   )
   tasks = live.evaluation_tasks(split, seed, limit)
   contexts = evaluation.CONTEXTS[context]
-  result = evaluation.evaluate(run, tasks, contexts, strategy, batch_size, max_length)
+  result = evaluation.evaluate(run, tasks, contexts, strategy, batch_size, max_length, seed)
   report = {
     'model_dir': run.model_dir,
     'step': run.step,

@@ -61,12 +61,14 @@ def evaluate(
   strategy: decoding.Strategy = decoding.GREEDY,
   batch_size: int = 32,
   max_length: int | None = None,
+  seed: int = 0,
 ) -> Result:
   """Adapts to each task once, answers its inputs, and scores the answers.
 
   Args:
     contexts: whose context each phi is written from; the controls differ in this alone.
     max_length: of answers, in tokens; None: the run's length of targets.
+    seed: of sampling.
 
   Raises:
     InputError: no questions.
@@ -76,9 +78,10 @@ def evaluate(
   write = writer(run)
   shapes = one_shape(tasks, batch_size, run.lengths['inputs'])
   predictions = []
-  for task, context in zip(tasks, contexts(tasks), strict=True):
+  for i, (task, context) in enumerate(zip(tasks, contexts(tasks), strict=True)):
     phi = None if context is None else write(context)
-    predictions.append(answer(run, task.inputs, phi, shapes, strategy, max_length))
+    rng = jax.random.fold_in(jax.random.key(seed), i)
+    predictions.append(answer(run, task.inputs, phi, shapes, strategy, max_length, rng))
   return Result(tasks, predictions, metrics.table(tasks, predictions))
 
 

@@ -322,9 +322,7 @@ def test_samples_have_the_models_distribution(model, params):
 
 def test_limits_keep_the_most_probable_tokens():
   probs = jnp.array([[0.1, 0.4, 0.05, 0.2, 0.25], [0.96, 0.01, 0.01, 0.01, 0.01]])
-  kept = lambda **limits: jnp.isfinite(  # noqa: E731
-    decoding.Sampling(**limits).limited(jnp.log(probs))
-  ).tolist()
+  kept = lambda **limits: jnp.isfinite(decoding.Sampling(**limits).limited(jnp.log(probs))).tolist()
   assert kept() == [[True] * 5, [True] * 5]
   assert kept(top_k=2)[0] == [False, True, False, False, True]
   assert kept(top_p=0.6)[0] == [False, True, False, False, True]  # 0.4 alone is too little
