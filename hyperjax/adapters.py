@@ -196,7 +196,9 @@ class LoadedModel:
         f'{self.run.lengths["hyper_inputs"]} tokens: the first is cut, others are left out',
         stacklevel=2,
       )
-    return Adapter(self._write(context), self._provenance(examples, definition, cut))
+    phi = self._write(context)
+    assert phi is not None  # _context refuses runs that write none
+    return Adapter(phi, self._provenance(examples, definition, cut))
 
   def predict(
     self,
