@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def test_scan_equals_a_loop_over_layers(params):
     {'params': params['encoder']['relpos_bias']}, positions, positions
   )
   for i in range(2):
-    layer = jax.tree.map(lambda leaf: leaf[i], params['encoder']['layers'])
+    layer = jax.tree.map(operator.itemgetter(i), params['encoder']['layers'])
     shared = (real[:, None, :] & real[:, :, None], bias, None, None, 0, None)
     x, _ = transformer.Block(stack).apply({'params': layer}, x, None, None, shared)
   x = layers.RMSNorm().apply({'params': params['encoder']['encoder_norm']}, x)

@@ -1,6 +1,7 @@
 """HyperT5: a T5 whose encoder reads the context and whose decoder reads learned queries.
 
-HyperTuning (ICML 2023), Figures 7 and 8. c contexts, t context length, q queries, d model, l layers.
+HyperTuning (ICML 2023), Figures 7 and 8.
+c contexts, t context length, q queries, d model, l layers.
 """
 
 from typing import Any
@@ -73,12 +74,12 @@ class HyperT5(nn.Module):
     """The heads: phi from states."""
     groups = query_groups(self.method, self.downstream)
     parts = np.cumsum(list(groups.values()))[:-1]
-    states = dict(zip(groups, jnp.split(states, parts, axis=1), strict=True))
+    of_group = dict(zip(groups, jnp.split(states, parts, axis=1), strict=True))
     if isinstance(self.method, peft.PrefixTuning):
-      return peft.Phi(**{name: head(states[name]) for name, head in self.heads.items()})
+      return peft.Phi(**{name: head(of_group[name]) for name, head in self.heads.items()})
     leaves: dict[str, Any] = {}
     for site in self.method.sites:
-      low_rank = self.heads[site.replace('/', '_')](states[_group(site)])
+      low_rank = self.heads[site.replace('/', '_')](of_group[_group(site)])
       leaves |= {f'{site}/a': low_rank.a, f'{site}/b': low_rank.b}
     return peft.from_leaves(leaves)
 

@@ -64,9 +64,14 @@ class LearnedPhi(nn.Module):
         init = nn.initializers.normal(0.1)
       boxed = nn.with_logical_partitioning(init, peft.axes_of(name))
       value = self.param(name.replace('/', '.'), boxed, spec.shape, jnp.float32)
-      return value * self.method.scale if name.endswith('/b') else value
+      return value * self._scale(name)
 
     return jax.tree_util.tree_map_with_path(leaf, self.method.spec(self.downstream))
+
+  @nn.nowrap
+  def _scale(self, name: str) -> float:
+    """alpha / rank for the factor that it is folded into, else 1."""
+    return self.method.scale if isinstance(self.method, peft.LoRA) and name.endswith('/b') else 1.0
 
   @nn.nowrap
   def generate(self, params, batch: dict[str, Any], rngs=None) -> peft.Phi:
@@ -94,5 +99,7 @@ class LearnedPhi(nn.Module):
           f'LearnedPhi cannot start from this phi: {name} is {given.get(name, "absent")} there and '
           f'{own.get(name, "absent")} here; give one context of the same method and model'
         )
-    scale = {name: self.method.scale if name.endswith('/b') else 1.0 for name in leaves}
-    return {n.replace('/', '.'): jnp.array(leaves[n], jnp.float32) / scale[n] for n in leaves}
+    return {
+      name.replace('/', '.'): jnp.array(leaf, jnp.float32) / self._scale(name)
+      for name, leaf in leaves.items()
+    }

@@ -20,7 +20,7 @@ from hyperjax.models import layers, transformer
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Sizes of a T5, in T5X's words. The defaults are T5 1.1's choices (gated GELU, untied logits)."""
+  """Sizes of a T5, in T5X's words. The defaults are T5 1.1's (gated GELU, untied logits)."""
 
   vocab_size: int
   emb_dim: int
@@ -76,7 +76,7 @@ class T5Config:
       num_kv_heads=self.num_heads,
       head_dim=self.head_dim,
       mlp_dim=self.mlp_dim,
-      mlp_activations=self.mlp_activations,
+      mlp_activations=tuple(self.mlp_activations),
       cross_attention=decoder,
       positions=transformer.RelativePositions(
         self.decoder_bidirectional if decoder else True,
