@@ -30,7 +30,10 @@ class Hidden(nn.Module):
     )(x)
     init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'mlp'))
     x = nn.Dense(self.features, use_bias=False, dtype=self.dtype, kernel_init=init, name='wi')(x)
-    return jnp.tanh(x)
+    # Whole on each device: XLA leaves out an all-reduce in the gradient of two kernels on end that
+    # are both split over embed and over a model axis, beside rows (openxla/xla#40034).
+    rows = None if len(x) == 1 else 'contexts'
+    return nn.with_logical_constraint(jnp.tanh(x), (rows, 'length', None))
 
 
 class PrefixHead(nn.Module):
