@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from hyperjax import peft
+from hyperjax.errors import InputError
 
 
 def token_losses(
@@ -44,6 +45,14 @@ class CrossEntropy:
 
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if not 0 <= self.label_smoothing < 1:
+      raise InputError(
+        f'CrossEntropy.label_smoothing is {self.label_smoothing}; give a share in [0, 1)'
+      )
+    if self.z_loss < 0:
+      raise InputError(f'CrossEntropy.z_loss is {self.z_loss}; give a weight of 0 or more')
 
   def __call__(self, generate, answer, batch: dict[str, Any], extra: Any):
     """See protocols.Objective; also reports accuracy and the statistics of phi."""
@@ -84,7 +93,7 @@ def statistics(phi: peft.Phi | None) -> dict[str, tuple[jax.Array, jax.Array]]:
     if leaf.shape[axis] > 1:
       vectors.append(_similarity_parts(jnp.moveaxis(leaf, axis, 0)))
   if vectors:
-    result['phi_cosine'] = (_mean_cosine(sum(vectors)), one)
+    result['phi_cosine'] = (_mean_cosine(jnp.sum(jnp.stack(vectors), axis=0)), one)
   return result
 
 
