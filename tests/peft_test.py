@@ -84,20 +84,16 @@ def everything(contexts, rows=None):
   With `rows`, leaves differ in their contexts: one for all, `contexts`, or one for each row.
   """
   front = prefix(contexts, mask=mask_of(contexts)).encoder.attention.prefix
-  leaves = named(lora(contexts))
-  leaves |= {f'encoder/attention/prefix/{k}': v for k, v in named(front).items()}
+  leaves = tiny.named(lora(contexts))
+  leaves |= {f'encoder/attention/prefix/{k}': v for k, v in tiny.named(front).items()}
   gate = gated(contexts).decoder.attention.prefix
-  leaves |= {f'decoder/attention/prefix/{k}': v for k, v in named(gate).items()}
-  leaves |= {f'memory/{k}': v for k, v in named(memory(contexts)).items()}
+  leaves |= {f'decoder/attention/prefix/{k}': v for k, v in tiny.named(gate).items()}
+  leaves |= {f'memory/{k}': v for k, v in tiny.named(memory(contexts)).items()}
   phi = peft.from_leaves(leaves)
   if rows is None:
     return phi
-  choices = [named(everything(c)) for c in (1, contexts, rows)]
+  choices = [tiny.named(everything(c)) for c in (1, contexts, rows)]
   return peft.from_leaves({name: choices[sum(map(ord, name)) % 3][name] for name in leaves})
-
-
-def named(tree):
-  return dict(zip(peft.leaf_names(tree), jax.tree.leaves(tree), strict=True))
 
 
 # -- What adapts nothing ---------------------------------------------------------------------------
@@ -163,7 +159,7 @@ def test_c_contexts_by_m_targets_equal_c_calls(params, batch, case):
 def test_the_number_of_contexts_is_read_per_leaf(params, batch):
   """Leaves of 1, 3 and 6 contexts over 6 rows equal the same leaves copied for every row."""
   phi = everything(3, rows=6)
-  contexts = {leaf.shape[peft.axes_of(n).index('contexts')] for n, leaf in named(phi).items()}
+  contexts = {leaf.shape[peft.axes_of(n).index('contexts')] for n, leaf in tiny.named(phi).items()}
   assert contexts == {1, 3, 6}
   together = logits(params, batch, phi)
   for row in range(6):
@@ -172,27 +168,34 @@ def test_the_number_of_contexts_is_read_per_leaf(params, batch):
 
 
 def test_a_mesh_changes_nothing(params):
-  """8 contexts x 2 targets, and leaves with one context, on 2 x 2 x 2 devices."""
-  phi, batch = everything(8, rows=16), tiny.rows(tiny.batch(c=8), 0, None)
-  expected = tiny.apply(MODEL, params, batch, phi)
-  mesh, rules = tiny.mesh(), partitioning.rules()
-  boxed = jax.eval_shape(MODEL.init_params, jax.random.key(0))
-  axes = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, P))
-  shardings = partitioning.parameter_shardings(mesh, axes, params)
-  with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-    placed = jax.jit(peft.constrain)(phi)
-    run = jax.jit(lambda p, b, phi: MODEL.apply({'params': p}, b, phi))
-    sharded = run(
-      jax.device_put(params, shardings), partitioning.put_batch(mesh, jax.device_get(batch)), placed
-    )
-  tiny.close(np.asarray(sharded), np.asarray(expected))
+  """8 contexts x 2 targets, leaves of 1, 8 and 16 contexts, on 2 x 2 x 2 devices; gradients too."""
+  leaves, batch = tiny.named(everything(8, rows=16)), tiny.rows(tiny.batch(c=8), 0, None)
+  masks = {name: leaves.pop(name) for name in list(leaves) if name.endswith('mask')}
+
+  @jax.jit
+  def run(params, leaves, masks, batch):
+    def loss(params, leaves):
+      phi = peft.constrain(peft.from_leaves(leaves | masks))
+      logits = MODEL.apply({'params': params}, batch, phi)
+      return jnp.sum(jnp.sin(logits)), (logits, phi)
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, leaves)
+
+  gradients, (expected, _) = run(params, leaves, masks, batch)
+  mesh = tiny.mesh()
+  shardings = tiny.shardings(mesh, MODEL)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.rules()):
+    rows = partitioning.put_batch(mesh, jax.device_get(batch))
+    on_mesh, (sharded, phi) = run(jax.device_put(params, shardings), leaves, masks, rows)
+  tiny.close(jax.device_get(sharded), jax.device_get(expected))
+  tiny.close(jax.device_get(on_mesh), jax.device_get(gradients), atol=1e-4)
   seen = set()
-  for name, leaf in named(placed).items():  # one context is everyone's; several lie with their rows
+  for name, leaf in tiny.named(phi).items():  # one context is everyone's; several lie with rows
     if name.endswith(('prefix/key', 'prefix/value')):
       seen.add(leaf.shape[1])
       contexts = None if leaf.shape[1] == 1 else ('data', 'fsdp')
-      expected = NamedSharding(mesh, P(None, contexts, None, 'model', None))
-      assert leaf.sharding.is_equivalent_to(expected, 5), name
+      wanted = NamedSharding(mesh, P(None, contexts, None, 'model', None))
+      assert leaf.sharding.is_equivalent_to(wanted, 5), name
   assert seen == {1, 8, 16}
 
 
@@ -387,7 +390,7 @@ def test_only_one_lora_merges_into_weights(params):
 
 @pytest.mark.parametrize('phi', [everything(3), prefix(), lora(), gated(), peft.Phi()])
 def test_names_and_leaves_make_phi_again(phi):
-  again = peft.from_leaves(named(phi))
+  again = peft.from_leaves(tiny.named(phi))
   tiny.close(again, phi, atol=0)
 
 
@@ -404,7 +407,7 @@ def test_names_that_phi_cannot_have_are_refused(name):
 
 def test_every_leaf_has_an_axis_for_each_dimension():
   sizes = {}
-  for name, leaf in named(everything(3)).items():
+  for name, leaf in tiny.named(everything(3)).items():
     for axis, size in zip(peft.axes_of(name), leaf.shape, strict=True):
       sizes.setdefault(axis, set()).add(size)
   assert sizes == {
@@ -428,7 +431,7 @@ def test_every_leaf_has_an_axis_for_each_dimension():
 
 
 def replaced(phi, name, shape):
-  return peft.from_leaves(named(phi) | {name: np.zeros(shape)})
+  return peft.from_leaves(tiny.named(phi) | {name: np.zeros(shape)})
 
 
 @pytest.mark.parametrize(

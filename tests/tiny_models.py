@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from hyperjax import partitioning, peft
 from hyperjax.models import t5
@@ -114,8 +115,22 @@ def filled(spec, seed=0, scale=0.3):
   return jax.tree.map(one, spec)
 
 
+def shardings(mesh, model):
+  """Where a model's parameters lie: as their logical axes say."""
+  boxed = jax.eval_shape(model.init_params, jax.random.key(0))
+  specs = nn.get_partition_spec(boxed)
+  axes = jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+  shapes = jax.eval_shape(lambda key: nn.unbox(model.init_params(key)), jax.random.key(0))
+  return partitioning.parameter_shardings(mesh, axes, shapes)
+
+
 def mesh(data=2, fsdp=2, model=2):
   return partitioning.make_mesh(partitioning.MeshShape(data, fsdp, model))
+
+
+def named(tree):
+  """Leaves by their slash-joined names."""
+  return dict(zip(peft.leaf_names(tree), jax.tree.leaves(tree), strict=True))
 
 
 def close(x, y, atol=2e-5):
