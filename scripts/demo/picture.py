@@ -19,13 +19,8 @@ STAGES = {
 def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
   """Writes curves.png: left what made the shipped checkpoint, right the stages of this run."""
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-  for name, label in {
-    'joint': 'HyperT5-Prefix+ (CACLM and tasks)',
-    'shared_prefix': 'shared prefix',
-  }.items():
-    path = shipped / name / 'curve.jsonl' if shipped else None
-    if path is not None and path.exists():
-      plot(left, path, label)
+  if shipped is not None:
+    plot(left, shipped / 'joint' / 'curve.jsonl', 'HyperT5-Prefix+ (CACLM and tasks)')
   for name, label in STAGES.items():
     plot(right, output / name / 'train' / 'metrics.jsonl', label)
   left.set_title('the shipped checkpoint' if shipped else 'no shipped checkpoint for this data')

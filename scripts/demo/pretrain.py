@@ -2,11 +2,10 @@
 
     .venv/bin/python scripts/demo/pretrain.py --output=runs/demo_checkpoint
 
-Three runs of `hyperjax.train`, each from the one before: a language model on docstrings
-(gin/demo/pretrain.gin), HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin), and
-the shared prefix over that frozen backbone (gin/demo/shared_prefix.gin). What the demo needs of
-them goes to scripts/demo/checkpoint: trained leaves without optimiser state, curves, configs and
-a manifest of the data.
+Two runs of `hyperjax.train`, the second from the first: a language model on docstrings
+(gin/demo/pretrain.gin), and HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin),
+whose backbone the demo freezes. What the demo needs goes to scripts/demo/checkpoint: trained
+leaves without optimiser state, the curve, the config and a manifest of the data.
 """
 
 import argparse
@@ -27,17 +26,14 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', default='runs/demo_checkpoint', help='folder of the runs')
   parser.add_argument('--pretrain_steps', type=int, default=1000)
-  parser.add_argument('--joint_steps', type=int, default=3000)
-  parser.add_argument('--shared_steps', type=int, default=600)
+  parser.add_argument('--joint_steps', type=int, default=30_000)
   arguments = parser.parse_args()
   output = pathlib.Path(arguments.output)
   folder = data.prepare(output / 'data')
-  backbone, joint, shared = (output / name for name in ('backbone', 'joint', 'shared_prefix'))
+  backbone, joint = output / 'backbone', output / 'joint'
   train(folder, 'pretrain', backbone, arguments.pretrain_steps)
   train(folder, 'joint', joint, arguments.joint_steps, backbone)
-  train(folder, 'shared_prefix', shared, arguments.shared_steps, joint)
-  for run in (joint, shared):
-    ship(run, SHIPPED / run.name)
+  ship(joint, SHIPPED / joint.name)
   shutil.copy(folder / 'manifest.json', SHIPPED / 'data-manifest.json')
 
 

@@ -74,13 +74,10 @@ class Plan:
     hypermodel = {
       'hyperpretrain': SHIPPED / 'joint' if self.shipped else None,
       'mtf': SHIPPED / 'joint' if self.shipped else output / 'hyperpretrain',
-      'shared_prefix': SHIPPED / 'shared_prefix' if self.shipped else None,
     }
     bindings = list(self.bindings)
-    if hypermodel.get(name) and hypermodel[name].exists():
+    if hypermodel.get(name):
       bindings.append(f'--gin.HYPERMODEL_CHECKPOINT_PATH="{hypermodel[name]}"')
-    if self.shipped:
-      bindings += CONTINUED.get(name, [])
     start = None if name == 'pretrain' else backbone
     return train(folder, name, output / name, self.steps[name], start, *bindings)
 
@@ -91,14 +88,8 @@ TITLES = {
   'mtf': 'Multi-task fine-tuning of HyperT5-Prefix, the backbone frozen',
   'shared_prefix': 'The baseline: one prefix for all tasks, the same batches and steps',
 }
-# Stages that go on from the shipped checkpoint take small steps.
-CONTINUED = {
-  'hyperpretrain': ['--gin.LEARNING_RATE=1e-4'],
-  'mtf': ['--gin.LEARNING_RATE=1e-4'],
-  'shared_prefix': ['--gin.LEARNING_RATE=3e-3'],
-}
 SHIPPED_PLAN = Plan(
-  {'pretrain': 60, 'hyperpretrain': 40, 'mtf': 60, 'shared_prefix': 60}, shipped=True
+  {'pretrain': 60, 'hyperpretrain': 40, 'mtf': 100, 'shared_prefix': 100}, shipped=True
 )
 SCRATCH_PLAN = Plan(
   {'pretrain': 150, 'hyperpretrain': 60, 'mtf': 60, 'shared_prefix': 60},
