@@ -3,6 +3,8 @@
 b batch, t query length, s key length, d in, f out, n heads.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -32,6 +34,22 @@ def fan_in(variance: float = 1.0) -> Initializer:
   return nn.initializers.variance_scaling(variance, 'fan_in', 'truncated_normal')
 
 
+# Functions whose insides the backward pass computes anew from their inputs: that costs less than to
+# keep them, since a scanned stack writes and reads a copy per layer.
+computed_anew = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@computed_anew
+def matmul(x: Float[Array, '*b d'], kernel: Float[Array, 'd f']) -> Float[Array, '*b f']:
+  """x @ kernel, with all rows of x in one matrix.
+
+  With batch and length apart, XLA on CPUs transposes a copy of the output's gradient for the
+  kernel's, and multiplies slower.
+  """
+  rows = x.reshape(-1, x.shape[-1]) @ kernel
+  return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Dense(nn.Module):
   """x @ kernel, plus a low-rank update where phi has one."""
 
@@ -46,7 +64,7 @@ class Dense(nn.Module):
   ) -> Float[Array, 'b t f']:
     init = nn.with_logical_partitioning(self.init, self.axes)
     kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
-    y = x @ kernel.astype(self.dtype)
+    y = matmul(x, kernel.astype(self.dtype))
     return y if phi is None else y + peft.low_rank(x, phi)
 
 
@@ -60,9 +78,14 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
     init = nn.with_logical_partitioning(nn.initializers.ones, ('embed',))
     scale = self.param('scale', init, (x.shape[-1],), jnp.float32)
-    x32 = x.astype(jnp.float32)
-    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-    return (y * jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))).astype(self.dtype)
+    return _rms_norm(x, scale, self.epsilon).astype(self.dtype)
+
+
+@functools.partial(computed_anew, static_argnums=2)
+def _rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+  x = x.astype(jnp.float32)
+  y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+  return y * jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
 
 
 class Embed(nn.Module):
@@ -80,7 +103,7 @@ class Embed(nn.Module):
     return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
 
   def attend(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
-    return x @ self.embedding.astype(self.dtype).T
+    return matmul(x, self.embedding.astype(self.dtype).T)
 
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': nn.gelu, 'silu': jax.nn.silu, 'linear': lambda x: x}
@@ -100,14 +123,21 @@ class Mlp(nn.Module):
   ) -> Float[Array, 'b t d']:
     features = x.shape[-1]
     names = ['wi'] if len(self.activations) == 1 else ['wi_0', 'wi_1']
-    hidden = jnp.ones((), self.dtype)
-    for i, (name, activation) in enumerate(zip(names, self.activations, strict=True)):
+    parts = []
+    for i, name in enumerate(names):
       wi = Dense(self.mlp_dim, ('embed', 'mlp'), self.dtype, name=name)
-      hidden = hidden * ACTIVATIONS[activation](wi(x, peft.attribute(phi, f'wi_{i}')))
+      parts.append(wi(x, peft.attribute(phi, f'wi_{i}')))
+    hidden = _activate(self.activations, *parts)
     hidden = dropout(self, hidden, self.dropout_rate, broadcast=(-2,))
     hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
     wo = Dense(features, ('mlp', 'embed'), self.dtype, name='wo')
     return wo(hidden, peft.attribute(phi, 'wo'))
+
+
+@functools.partial(computed_anew, static_argnums=0)
+def _activate(activations: tuple[str, ...], *parts: jax.Array) -> jax.Array:
+  """The product of act(part)."""
+  return math.prod(ACTIVATIONS[name](x) for name, x in zip(activations, parts, strict=True))
 
 
 def relative_bucket(

@@ -5,6 +5,7 @@ n heads = k key/value heads x g queries each, h head dim, l layers.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -101,7 +102,7 @@ def attend(
   if mask is not None:
     logits = jnp.where(mask[:, None], logits, MASKED)
   if prefix is None or prefix.key.shape[1] == 0:
-    return _weighted(attention_dropout(jax.nn.softmax(logits)), own.value, query.dtype)
+    return _weighted(attention_dropout(_softmax(logits)), own.value, query.dtype)
   front, seen = _logits(query, prefix.key), jnp.ones((1, 1, 1, 1), bool)
   if prefix.mask is not None:
     seen = jnp.repeat(prefix.mask, query.shape[0] // prefix.mask.shape[0], axis=0)
@@ -110,13 +111,13 @@ def attend(
   if prefix.gate is not None:
     gate = jnp.tanh(prefix.gate.astype(jnp.float32))
     gate = jnp.repeat(gate, query.shape[0] // gate.shape[0], axis=0)[:, None, :, None]
-    after = _weighted(attention_dropout(jax.nn.softmax(logits)), own.value, query.dtype)
-    weights = jnp.where(seen, jax.nn.softmax(front), 0)  # all masked: no prefix
+    after = _weighted(attention_dropout(_softmax(logits)), own.value, query.dtype)
+    weights = jnp.where(seen, _softmax(front), 0)  # all masked: no prefix
     before = _weighted(attention_dropout(weights), prefix.value, query.dtype)
     return after + gate.astype(query.dtype) * before
   # One softmax over both; the keys are never joined, so a decoding cache is not copied.
   p = prefix.key.shape[1]
-  weights = attention_dropout(jax.nn.softmax(jnp.concatenate([front, logits], axis=-1)))
+  weights = attention_dropout(_softmax(jnp.concatenate([front, logits], axis=-1)))
   before = _weighted(weights[..., :p], prefix.value, query.dtype)
   return before + _weighted(weights[..., p:], own.value, query.dtype)
 
@@ -135,6 +136,19 @@ def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
   return logits.reshape(b, n, t, s)
 
 
+@jax.custom_jvp
+def _softmax(logits: jax.Array) -> jax.Array:
+  """Softmax of the last axis, of which the backward pass keeps nothing but the result."""
+  return jax.nn.softmax(logits)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+  y, tangent = _softmax(*primals), tangents[0]
+  return y, y * (tangent - jnp.sum(y * tangent, axis=-1, keepdims=True))
+
+
+@functools.partial(layers.computed_anew, static_argnums=2)
 def _weighted(weights: jax.Array, value: jax.Array, dtype: Dtype) -> jax.Array:
   """b n t s, c s k h -> b t n h."""
   b, n, t, s = weights.shape
