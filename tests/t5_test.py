@@ -1,6 +1,7 @@
 """T5 equals T5X's, and what it computes does not depend on how it is run."""
 
 import dataclasses
+import functools
 import json
 import operator
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models as tiny
 from flax import linen as nn
 
 from hyperjax import peft
@@ -40,13 +42,17 @@ def batch(b=2, s=7, t=6, vocab=37, seed=0):
 
 
 def params_of(config, seed=0):
-  boxed = t5.T5(config).init(jax.random.key(seed), batch(vocab=config.vocab_size))
-  return nn.unbox(boxed)['params']
+  return tiny.params_of(t5.T5(config), seed)
 
 
 @pytest.fixture(scope='module')
 def params():
   return params_of(CONFIG)
+
+
+@pytest.fixture(scope='module')
+def memory(params):
+  return tiny.apply(t5.T5(CONFIG), params, batch()['encoder_input_tokens'], method='encode')
 
 
 def stacked(flat: dict) -> dict:
@@ -78,18 +84,18 @@ def test_logits_equal_t5x(shared_data):
   params = stacked(dict(np.load(folder / 'params.npz')))
   io = {k: jnp.asarray(v) for k, v in np.load(folder / 'io.npz').items()}
   model = t5.T5(config)
-  np.testing.assert_allclose(model.apply({'params': params}, io), io['logits'], atol=1e-5)
-  memory = model.apply({'params': params}, io['encoder_input_tokens'], method='encode')
+  np.testing.assert_allclose(tiny.apply(model, params, io), io['logits'], atol=1e-5)
+  memory = tiny.apply(model, params, io['encoder_input_tokens'], method='encode')
   np.testing.assert_allclose(memory.states, io['encoded'], atol=1e-5)
 
 
 def test_parameters_have_t5x_names_axes_and_stacked_layers():
-  boxed = t5.T5(CONFIG).init(jax.random.key(0), batch())
-  names = nn.get_partition_spec(boxed)['params']
+  boxed = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
+  names = nn.get_partition_spec(boxed)
   query = names['encoder']['layers']['attention']['query']['kernel']
   assert tuple(query) == ('layers', 'embed', 'joined_kv')
   assert tuple(names['decoder']['logits_dense']['kernel']) == ('embed', 'vocab')
-  shapes = jax.tree.map(jnp.shape, nn.unbox(boxed)['params'])
+  shapes = jax.tree.map(jnp.shape, nn.unbox(boxed))
   assert shapes['encoder']['layers']['attention']['query']['kernel'] == (2, 12, 15)
   assert shapes['decoder']['layers']['encoder_decoder_attention']['out']['kernel'] == (4, 15, 12)
   assert shapes['decoder']['relpos_bias']['rel_embedding'] == (3, 32)
@@ -103,16 +109,21 @@ def test_parameters_have_t5x_names_axes_and_stacked_layers():
   }
 
 
-def test_layers_start_differently(params):
-  kernel = params['encoder']['layers']['mlp']['wi_0']['kernel']
+def test_layers_start_differently_and_at_t5xs_scale():
+  """Kernels have variance 1 / in; the query's also holds the 1 / h that attention leaves out."""
+  params = tiny.started(t5.T5(CONFIG))
+  layer = params['decoder']['layers']
+  kernel = layer['mlp']['wi_0']['kernel']
   assert not np.allclose(kernel[0], kernel[1])
+  for name, variance in (('query', 1 / (12 * 5)), ('key', 1 / 12), ('out', 1 / 15)):
+    start = np.var(layer['self_attention'][name]['kernel'])
+    assert abs(start / variance - 1) < 0.25, name
+  assert abs(np.var(params['token_embedder']['embedding']) - 1) < 0.25
 
 
-def test_scan_equals_a_loop_over_layers(params):
+def test_scan_equals_a_loop_over_layers(params, memory):
   """The encoder's scanned layers, one Block at a time."""
   b = batch()
-  model = t5.T5(CONFIG)
-  memory = model.apply({'params': params}, b['encoder_input_tokens'], method='encode')
   tokens, stack = b['encoder_input_tokens'], CONFIG.stack('encoder')
   real = tokens > 0
   x = params['token_embedder']['embedding'][tokens]
@@ -120,46 +131,55 @@ def test_scan_equals_a_loop_over_layers(params):
   bias = layers.RelativeBias(3, True).apply(
     {'params': params['encoder']['relpos_bias']}, positions, positions
   )
+
+  @jax.jit
+  def block(layer, x, shared):
+    return transformer.Block(stack).apply({'params': layer}, x, None, None, shared)
+
   for i in range(2):
     layer = jax.tree.map(operator.itemgetter(i), params['encoder']['layers'])
     shared = (real[:, None, :] & real[:, :, None], bias, None, None, 0, None)
-    x, _ = transformer.Block(stack).apply({'params': layer}, x, None, None, shared)
+    x, _ = block(layer, x, shared)
   x = layers.RMSNorm().apply({'params': params['encoder']['encoder_norm']}, x)
   np.testing.assert_allclose(x, memory.states, atol=2e-6)
 
 
-@pytest.mark.parametrize('policy', sorted(transformer.REMAT_POLICIES))
-def test_remat_changes_nothing(params, policy):
-  def loss(params, config):
+@functools.partial(jax.jit, static_argnames='config')
+def loss_and_gradient(params, config):
+  def loss(params):
     return jnp.sum(jnp.sin(t5.T5(config).apply({'params': params}, batch())))
 
-  plain = jax.value_and_grad(loss)(params, CONFIG)
-  remat = jax.value_and_grad(loss)(params, dataclasses.replace(CONFIG, remat=policy))
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), plain, remat)
+  return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize('policy', sorted(transformer.REMAT_POLICIES))
+def test_remat_changes_nothing(params, policy):
+  remat = loss_and_gradient(params, dataclasses.replace(CONFIG, remat=policy))
+  tiny.close(remat, loss_and_gradient(params, CONFIG))
 
 
 def test_padding_and_batch_order_do_not_matter(params):
   b, model = batch(b=3), t5.T5(CONFIG)
-  logits = model.apply({'params': params}, b)
+  logits = tiny.apply(model, params, b)
   longer = {**b, 'encoder_input_tokens': jnp.pad(b['encoder_input_tokens'], ((0, 0), (0, 4)))}
-  np.testing.assert_allclose(model.apply({'params': params}, longer), logits, atol=2e-6)
+  np.testing.assert_allclose(tiny.apply(model, params, longer), logits, atol=2e-6)
   order = jnp.array([2, 0, 1])
-  shuffled = model.apply({'params': params}, {k: v[order] for k, v in b.items()})
+  shuffled = tiny.apply(model, params, {k: v[order] for k, v in b.items()})
   np.testing.assert_allclose(shuffled, logits[order], atol=2e-6)
 
 
 def test_decoder_is_causal(params):
   b, model = batch(), t5.T5(CONFIG)
-  logits = model.apply({'params': params}, b)
+  logits = tiny.apply(model, params, b)
   changed = {**b, 'decoder_input_tokens': b['decoder_input_tokens'].at[:, 4].add(1)}
-  after = model.apply({'params': params}, changed)
+  after = tiny.apply(model, params, changed)
   np.testing.assert_array_equal(after[:, :4], logits[:, :4])
   assert not np.allclose(after[:, 4:], logits[:, 4:])
 
 
-def test_reading_with_a_cache_equals_reading_at_once(params):
+def test_reading_with_a_cache_equals_reading_at_once(params, memory):
   b, model = batch(), t5.T5(CONFIG)
-  run = lambda *args, **kw: model.apply({'params': params}, *args, **kw)
+  run = lambda *args, **kw: tiny.apply(model, params, *args, **kw)
   memory = run(b['encoder_input_tokens'], method='encode')
   tokens = b['decoder_input_tokens']
   causal = jnp.tril(jnp.ones((1, 6, 6), bool))
@@ -175,24 +195,22 @@ def test_reading_with_a_cache_equals_reading_at_once(params):
   assert cache.cross_attention.key.shape == (4, 2, 7, 3, 5)
 
 
-def test_one_memory_serves_several_rows(params):
+def test_one_memory_serves_several_rows(params, memory):
   """Beams of one row read its memory without a copy: rows i // beams."""
-  b, model = batch(), t5.T5(CONFIG)
-  memory = model.apply({'params': params}, b['encoder_input_tokens'], method='encode')
+  model = t5.T5(CONFIG)
   tokens = jnp.arange(2, 2 + 6 * 4).reshape(6, 4)
   mask = jnp.tril(jnp.ones((1, 4, 4), bool))
-  shared, _, _ = model.apply({'params': params}, tokens, memory, mask, method='read')
+  shared, _, _ = tiny.apply(model, params, tokens, memory, mask, method='read')
   wide = jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), memory)
-  copied, _, _ = model.apply({'params': params}, tokens, wide, mask, method='read')
+  copied, _, _ = tiny.apply(model, params, tokens, wide, mask, method='read')
   np.testing.assert_allclose(shared, copied, atol=2e-6)
 
 
-def test_kept_columns_are_the_layers_own_keys_and_values(params):
+def test_kept_columns_are_the_layers_own_keys_and_values(params, memory):
   """`keep` cuts columns of every layer; layer 0's keys are the projection of the normed input."""
-  b, model = batch(), t5.T5(CONFIG)
-  memory = model.apply({'params': params}, b['encoder_input_tokens'], method='encode')
+  model = t5.T5(CONFIG)
   queries = jax.random.normal(jax.random.key(1), (2, 6, 12))
-  read = lambda keep: model.apply({'params': params}, queries, memory, keep=keep, method='read')
+  read = lambda keep: tiny.apply(model, params, queries, memory, keep=keep, method='read')
   _, _, every = read((0, 6))
   _, _, last = read((4, 6))
   assert last.key.shape == (4, 2, 2, 3, 5)
@@ -204,18 +222,19 @@ def test_kept_columns_are_the_layers_own_keys_and_values(params):
   np.testing.assert_allclose(every.key[0], key.reshape(2, 6, 3, 5), atol=2e-6)
 
 
-def test_a_stack_without_causality_lets_the_last_query_change_the_first_output(params):
-  b, model = batch(), t5.T5(CONFIG)
-  memory = model.apply({'params': params}, b['encoder_input_tokens'], method='encode')
+def test_a_stack_without_causality_lets_the_last_query_change_the_first_output(params, memory):
+  model = t5.T5(CONFIG)
   queries = jax.random.normal(jax.random.key(1), (2, 6, 12))
 
-  def first(queries, mask):
-    hidden, _, _ = model.apply({'params': params}, queries, memory, mask, method='read')
+  @jax.jit
+  @jax.grad
+  def change(queries, mask):  # of the first output
+    hidden, _, _ = tiny.apply(model, params, queries, memory, mask, method='read')
     return hidden[:, 0].sum()
 
-  assert np.abs(jax.grad(first)(queries, None)[:, -1]).max() > 1e-6
+  assert np.abs(change(queries, None)[:, -1]).max() > 1e-6
   causal = jnp.tril(jnp.ones((1, 6, 6), bool))
-  assert np.abs(jax.grad(first)(queries, causal)[:, -1]).max() == 0
+  assert np.abs(change(queries, causal)[:, -1]).max() == 0
 
 
 def test_unidirectional_buckets_put_every_key_to_the_right_in_bucket_0():
@@ -231,7 +250,7 @@ def test_tied_logits_are_divided_by_the_root_of_the_width():
   assert 'logits_dense' not in params['decoder']
   assert set(params['encoder']['layers']['mlp']) == {'wi', 'wo'}
   hidden = jax.random.normal(jax.random.key(2), (2, 3, 12))
-  logits = t5.T5(tied).apply({'params': params}, hidden, method='to_logits')
+  logits = tiny.apply(t5.T5(tied), params, hidden, method='to_logits')
   table = params['token_embedder']['embedding']
   np.testing.assert_allclose(logits, hidden @ table.T / np.sqrt(12), rtol=1e-5, atol=1e-5)
 
@@ -239,9 +258,9 @@ def test_tied_logits_are_divided_by_the_root_of_the_width():
 def test_dropout_acts_only_where_an_rng_is_given():
   config = dataclasses.replace(CONFIG, dropout_rate=0.5)
   params, b = params_of(config), batch()
-  plain = t5.T5(CONFIG).apply({'params': params}, b)
-  np.testing.assert_array_equal(t5.T5(config).apply({'params': params}, b), plain)
-  dropped = t5.T5(config).apply({'params': params}, b, rngs={'dropout': jax.random.key(3)})
+  plain = tiny.apply(t5.T5(CONFIG), params, b)
+  np.testing.assert_array_equal(tiny.apply(t5.T5(config), params, b), plain)
+  dropped = tiny.apply(t5.T5(config), params, b, rngs={'dropout': jax.random.key(3)})
   assert not np.allclose(dropped, plain)
 
 
@@ -249,11 +268,9 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights_and_logits():
   config = dataclasses.replace(CONFIG, dtype='bfloat16')
   params = params_of(config)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
-  memory = t5.T5(config).apply(
-    {'params': params}, batch()['encoder_input_tokens'], method='encode'
-  )
+  memory = t5.T5(config).apply({'params': params}, batch()['encoder_input_tokens'], method='encode')
   assert memory.states.dtype == jnp.bfloat16
-  assert t5.T5(config).apply({'params': params}, batch()).dtype == jnp.float32
+  assert tiny.apply(t5.T5(config), params, batch()).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -263,14 +280,15 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights_and_logits():
 def test_presets_have_the_public_sizes(size, count):
   """Parameter counts of T5 1.1, as the public checkpoints have them."""
   config = t5.preset(size)
-  shapes = jax.eval_shape(t5.T5(config).init, jax.random.key(0), batch())
+  shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
 def test_presets_of_1_0_are_tied_relu_models():
   config = t5.preset_1_0('small')
-  shapes = jax.eval_shape(t5.T5(config).init, jax.random.key(0), batch())
+  shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 60_506_624
+  assert t5.preset_1_0('base', mlp_activations=('gelu',)).mlp_activations == ('gelu',)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +298,7 @@ def test_presets_of_1_0_are_tied_relu_models():
     ({'mlp_activations': ('swish', 'linear')}, 'mlp_activations'),
     ({'remat': 'everything'}, 'remat'),
     ({'dropout_rate': 1.5}, 'dropout_rate'),
+    ({'dtype': 'float23'}, 'dtype'),
   ],
 )
 def test_a_bad_config_is_refused_by_name(change, word):
@@ -290,9 +309,9 @@ def test_a_bad_config_is_refused_by_name(change, word):
 def test_a_joined_memory_is_attended_to(params):
   """Phi.memory changes the logits, and an all-masked one does not."""
   b, model = batch(), t5.T5(CONFIG)
-  plain = model.apply({'params': params}, b)
+  plain = tiny.apply(model, params, b)
   states = jax.random.normal(jax.random.key(4), (1, 3, 12))
   seen = peft.Phi(memory=peft.Memory(states, jnp.ones((1, 3), bool)))
   unseen = peft.Phi(memory=peft.Memory(states, jnp.zeros((1, 3), bool)))
-  assert not np.allclose(model.apply({'params': params}, b, seen), plain)
-  np.testing.assert_allclose(model.apply({'params': params}, b, unseen), plain, atol=2e-6)
+  assert not np.allclose(tiny.apply(model, params, b, seen), plain)
+  np.testing.assert_allclose(tiny.apply(model, params, b, unseen), plain, atol=2e-6)
