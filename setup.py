@@ -43,6 +43,7 @@ EXTRAS = {
     'beartype>=0.22',
     'mypy>=1.18',
     'pytest>=8',
+    'pytest-timeout>=2.3',
     'ruff>=0.14',
     'scikit-learn>=1.6',
     'setuptools>=77',
