@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from hyperjax.errors import InputError
@@ -12,7 +13,11 @@ _NOT_FIELDS = ('parent', 'name')  # what linen adds to every module
 
 
 def to_json(value: Any) -> Any:
-  """Dataclasses and linen modules as {'class': …, field: …}, tuples as lists."""
+  """Dataclasses and linen modules as {'class': …, field: …}, tuples as lists.
+
+  Raises:
+    InputError: an object that JSON cannot hold.
+  """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     skipped = _NOT_FIELDS if isinstance(value, nn.Module) else ()
     fields = [f.name for f in dataclasses.fields(value) if f.name not in skipped and f.init]
@@ -22,11 +27,17 @@ def to_json(value: Any) -> Any:
     return [to_json(item) for item in value]
   if isinstance(value, dict):
     return {key: to_json(item) for key, item in value.items()}
-  return value
+  if isinstance(value, np.generic):
+    return value.item()
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise InputError(
+    f'{value!r} cannot be written to model.json: give fields that are numbers, text, or dataclasses'
+  )
 
 
 def from_json(value: Any, where: str = 'model.json') -> Any:
-  """The inverse of `to_json`, lists as tuples. Only classes of hyperjax are built.
+  """The inverse of `to_json`, lists as tuples. Only dataclasses of hyperjax are built.
 
   Raises:
     InputError: an unknown class or field; `where` names the file.
@@ -39,7 +50,7 @@ def from_json(value: Any, where: str = 'model.json') -> Any:
   if 'class' not in value:
     return fields
   try:
-    return _class(value['class'])(**fields)
+    return _class(str(value['class']))(**fields)
   except InputError:
     raise
   except (TypeError, ValueError, AttributeError, ImportError) as error:
@@ -53,7 +64,11 @@ def _class(name: str) -> type:
   module, _, attribute = name.rpartition('.')
   if not module.startswith('hyperjax.'):
     raise ValueError('not a class of hyperjax')
-  return getattr(importlib.import_module(module), attribute)
+  found = getattr(importlib.import_module(module), attribute)
+  # Somebody else's model.json must not call whatever a module happens to import.
+  if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    raise ValueError('not a dataclass')
+  return found
 
 
 def differences(first: Any, second: Any, where: str = '') -> list[str]:

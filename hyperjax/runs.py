@@ -1,18 +1,21 @@
 """A run on disk: model.json says what was trained, checkpoints hold the leaves that trained.
 
-    model_dir/model.json        classes, sizes, phi spec, lengths, vocabulary file and hash, markers
-              vocabulary.model  a copy of the vocabulary
-              checkpoint_<step> trainable leaves, and where the frozen ones came from
-              config.gin        what the verb was given
+model_dir/model.json        classes, sizes, phi spec, lengths, vocabulary file and hash, markers
+          vocabulary.model  a copy of the vocabulary
+          checkpoint_<step> trainable leaves, and where the frozen ones came from
+          config.gin        what the verb was given
+          model-info.txt    a line a parameter: shape, axes, trained or frozen, where from
 """
 
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
-from hyperjax import checkpoints, files, records, step
+from hyperjax import checkpoints, files, fingerprints, protocols, records, step
 from hyperjax.errors import InputError
 from hyperjax.vocabulary import Vocabulary
 
@@ -32,8 +35,15 @@ class Run:
   record: dict[str, Any]
 
 
+# -- Writing ---------------------------------------------------------------------------------------
+
+
 def record_of(
-  model: step.Model, vocabulary: Vocabulary, lengths: dict[str, int], mixture: str, trainable
+  model: step.Model,
+  vocabulary: Vocabulary,
+  lengths: dict[str, int],
+  mixture: str,
+  trainable: Sequence[str],
 ) -> dict[str, Any]:
   """What model.json holds."""
   return {
@@ -54,35 +64,51 @@ def record_of(
 
 
 _MUST_NOT_CHANGE = ('downstream', 'hypermodel', 'trainable', 'vocabulary')
+_MAY_CHANGE = ('.remat', '.dropout_rate')
 
 
-def write_record(model_dir: str, record: dict[str, Any], vocabulary: Vocabulary) -> None:
-  """Writes model.json and the vocabulary; refuses a model_dir that holds another model's run."""
+def check_record(model_dir: str, record: dict[str, Any]) -> None:
+  """InputError naming the fields, if model_dir holds the run of another model."""
   path = pathlib.Path(model_dir, 'model.json')
-  if path.exists():
-    old, new = files.read_json(path), files.plain(record)
-    for part in _MUST_NOT_CHANGE:
-      odd = records.differences(old.get(part), new[part], part)
-      odd = [name for name in odd if not name.endswith(('.remat', '.dropout_rate'))]
-      if odd:
-        raise InputError(
-          f'{path} describes another run: {", ".join(odd)} differ; '
-          'give this run a MODEL_DIR of its own, or delete the old one'
-        )
-  copy = path.with_name('vocabulary.model')
-  if not copy.exists():
-    beside = copy.with_name('.vocabulary.tmp')
-    path.parent.mkdir(parents=True, exist_ok=True)
+  old, new = read_record(model_dir), files.plain(record)
+  odd = [
+    name
+    for part in _MUST_NOT_CHANGE
+    for name in records.differences(old.get(part), new[part], part)
+    if not name.endswith(_MAY_CHANGE)
+  ]
+  if odd:
+    raise InputError(
+      f'{path} describes another run: {", ".join(odd)} differ; '
+      'give this run a MODEL_DIR of its own, or delete the old one'
+    )
+
+
+def write(
+  model_dir: str, record: dict[str, Any], vocabulary: Vocabulary, report: str, config: str | None
+) -> None:
+  """Writes what describes a run, beside its checkpoints; `check_record` comes first."""
+  copy = pathlib.Path(model_dir, record['vocabulary']['file'])
+  files.write_text(copy.with_name('model-info.txt'), report)
+  if config is not None:
+    files.write_text(copy.with_name('config.gin'), config)
+  beside = copy.with_name('.vocabulary.tmp')
+  try:
     shutil.copyfile(vocabulary.path, beside)
     os.replace(beside, copy)
-  files.write_json(path, record)
+  except OSError as error:
+    raise InputError(f'{copy} cannot be written ({error.strerror or error})') from error
+  files.write_json(copy.with_name('model.json'), record)
+
+
+# -- Reading ---------------------------------------------------------------------------------------
 
 
 def read_record(model_dir: str) -> dict[str, Any]:
   """model.json of a run.
 
   Raises:
-    InputError: it is not there, or of another format.
+    InputError: it is not there, of another format, or without a field.
   """
   path = pathlib.Path(model_dir, 'model.json')
   if not path.exists():
@@ -90,25 +116,41 @@ def read_record(model_dir: str) -> dict[str, Any]:
   record = files.read_json(path)
   if not isinstance(record, dict) or record.get('format') != FORMAT:
     raise InputError(f'{path} is not of format {FORMAT}, the one this version of hyperjax reads')
+  missing = [field for field in (*_MUST_NOT_CHANGE, 'lengths') if field not in record]
+  if missing:
+    raise InputError(f'{path} has no {missing[0]}: it was edited; put the original back')
   return record
 
 
-def load(model_dir: str, step_: int | None = None) -> Run:
+def load(path: str, step_: int | None = None) -> Run:
   """Reads a run: its trained leaves at a step (None: the latest), the frozen ones at their source.
+
+  `path` is the run's model_dir, or one of its checkpoint_<step>. All weights are read onto one
+  device.
 
   Raises:
     InputError: what is missing or damaged, by file; frozen weights that are not those it was
       trained with, by leaf.
   """
-  model_dir = os.path.abspath(model_dir)
+  model_dir, step_ = located(path, step_)
   record = read_record(model_dir)
-  where = os.path.join(model_dir, 'model.json')
-  model = step.Model(
-    records.from_json(record['downstream'], where), records.from_json(record['hypermodel'], where)
-  )
+  model = read_model(model_dir, record)
+  vocabulary = read_vocabulary(model_dir, record)
   params, found = load_params(model_dir, step_)
-  return Run(model_dir, found, model, params, read_vocabulary(model_dir, record),
-             record['lengths'], record)
+  return Run(model_dir, found, model, params, vocabulary, record['lengths'], record)
+
+
+def read_model(model_dir: str, record: dict[str, Any]) -> step.Model:
+  """The modules that model.json describes."""
+  where = os.path.join(model_dir, 'model.json')
+  downstream, hypermodel = (
+    records.from_json(record[part], where) for part in ('downstream', 'hypermodel')
+  )
+  if not isinstance(downstream, protocols.Downstream):
+    raise InputError(f'{where}: downstream is {record["downstream"]!r}, which is not a model')
+  if not isinstance(hypermodel, protocols.Hypermodel | None):
+    raise InputError(f'{where}: hypermodel is {record["hypermodel"]!r}, which writes no phi')
+  return step.Model(downstream, hypermodel)
 
 
 def read_vocabulary(model_dir: str, record: dict[str, Any]) -> Vocabulary:
@@ -123,22 +165,47 @@ def read_vocabulary(model_dir: str, record: dict[str, Any]) -> Vocabulary:
   return vocabulary
 
 
-def load_params(model_dir: str, step_: int | None = None) -> tuple[dict[str, Any], int]:
-  """The joined parameters of a run (numpy or jax arrays), and the step they are of."""
+def load_params(path: str, step_: int | None = None) -> tuple[dict[str, Any], int]:
+  """The joined parameters of a run, and the step they are of."""
+  return _load(path, step_, ('downstream', 'hypermodel'))
+
+
+def load_part(path: str, part: str, step_: int | None = None) -> tuple[dict[str, Any], int]:
+  """The 'downstream' or 'hypermodel' parameters of the run at a path, and their step.
+
+  Nothing is read for the other part.
+
+  Raises:
+    InputError: the path holds nothing that is understood, or no such part.
+  """
+  params, found = _load(path, step_, (part,))
+  if part not in params:
+    raise InputError(f'the run {path} has no {part}')
+  return params[part], found
+
+
+def _load(path: str, step_: int | None, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
+  model_dir, step_ = located(path, step_)
   read_record(model_dir)
   trainable, metadata = checkpoints.load_trainable(model_dir, step_)
-  params = trainable
-  for part, source in metadata.get('frozen', {}).items():
-    params = step.join(params, {part: _frozen(model_dir, part, source, trainable.get(part, {}))})
-  _, frozen = step.split(params, metadata['trainable'])
-  where = f'the frozen weights of {model_dir}'
-  checkpoints.check_fingerprint(frozen, metadata.get('fingerprint', {}), where)
-  return params, metadata['step']
+  trained = {part: trainable[part] for part in parts if part in trainable}
+  sources = {part: source for part, source in metadata['frozen'].items() if part in parts}
+  frozen = {
+    part: _without(_frozen(model_dir, part, source), trainable.get(part, {}))
+    for part, source in sources.items()
+  }
+  marks = {
+    name: mark for name, mark in metadata['fingerprint'].items() if name.partition('/')[0] in parts
+  }
+  fingerprints.check_fingerprint(frozen, marks, f'the frozen weights of {model_dir}')
+  return step.join(trained, frozen), metadata['step']
 
 
-def _frozen(model_dir: str, part: str, source: dict[str, Any], trained: dict) -> dict:
-  whole, _ = load_part(find_source(model_dir, source), part, source['step'])
-  return _without(whole, trained)
+def _frozen(model_dir: str, part: str, source: dict[str, Any]) -> dict[str, Any]:
+  try:
+    return load_part(find_source(model_dir, source), part, source['step'])[0]
+  except InputError as error:
+    raise InputError(f'{model_dir} needs the frozen {part} it was trained with: {error}') from error
 
 
 def _without(tree: dict, other: dict) -> dict:
@@ -154,23 +221,21 @@ def _without(tree: dict, other: dict) -> dict:
   return result
 
 
-def load_part(
-  path: str, part: str, step_: int | None = None
-) -> tuple[dict[str, Any], int]:
-  """The 'downstream' or 'hypermodel' parameters found at a path, a run's, and their step.
+# -- Places ----------------------------------------------------------------------------------------
 
-  Raises:
-    InputError: the path holds nothing that is understood, or no such part.
-  """
-  params, found = load_params(path, step_)
-  if part not in params:
-    raise InputError(f'the run {path} has no {part}')
-  return params[part], found
+
+def located(path: str, step_: int | None = None) -> tuple[str, int | None]:
+  """(model_dir, step): a path may name one checkpoint_<step> of a run."""
+  path = os.path.abspath(os.path.expanduser(path))
+  found = re.fullmatch(r'checkpoint_(\d+)', os.path.basename(path))
+  if found and not os.path.exists(os.path.join(path, 'model.json')):
+    return os.path.dirname(path), int(found[1]) if step_ is None else step_
+  return path, step_
 
 
 def source(model_dir: str, path: str, step_: int) -> dict[str, Any]:
   """Where frozen weights came from, told so that runs can be moved together."""
-  path = os.path.abspath(path)
+  path, _ = located(path)
   relative = os.path.relpath(path, os.path.abspath(model_dir))
   return {'path': path, 'relative': relative, 'step': step_}
 
@@ -181,7 +246,5 @@ def find_source(model_dir: str, source: dict[str, Any]) -> str:
   for path in (near, source['path']):
     if os.path.isdir(path):
       return path
-  raise InputError(
-    f'{model_dir} was trained on frozen weights from {source["path"]}, which are not there, '
-    f'nor at {near}; put them back'
-  )
+  also = '' if near == source['path'] else f', nor at {near}'
+  raise InputError(f'{source["path"]} is not there{also}; put it back')

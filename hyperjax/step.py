@@ -31,7 +31,7 @@ class TrainState:
   extra: Any = None  # whatever an objective carries
 
 
-# -- Which parameters train -------------------------------------------------------------------------
+# -- Which parameters train ------------------------------------------------------------------------
 
 
 def split(params: Tree, trainable: Sequence[str]) -> tuple[Tree, Tree]:
@@ -78,7 +78,7 @@ def join(first: Tree, second: Tree) -> Tree:
   return result
 
 
-# -- The loss ---------------------------------------------------------------------------------------
+# -- The loss --------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def loss_fn(
   return total, (metrics, extra)
 
 
-# -- The step ---------------------------------------------------------------------------------------
+# -- The step --------------------------------------------------------------------------------------
 
 
 def microbatches(batch: Tree, parts: int) -> Tree:
@@ -211,8 +211,10 @@ def train_step(
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   grads, sums, extra = gradients(state, frozen, batch, rng, model, objective, accumulate)
   weight = sums['loss'][1]
-  factor = 1 / jnp.maximum(weight, 1) if loss_normalizing_factor is None else (
-    1 / jnp.float32(loss_normalizing_factor)
+  factor = (
+    1 / jnp.maximum(weight, 1)
+    if loss_normalizing_factor is None
+    else (1 / jnp.float32(loss_normalizing_factor))
   )
   grads = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)

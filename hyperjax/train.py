@@ -4,12 +4,11 @@ from hyperjax import cli
 
 
 def main() -> None:
-  cli.parse_gin()
-  import gin
+  """Trains what the flags describe."""
+  config = cli.parse_gin()
+  from hyperjax import trainer  # imports JAX, which a mistyped flag need not wait for
 
-  from hyperjax import trainer
-
-  cli.call(trainer.train, config=gin.config_str())
+  cli.call(trainer.train, config=config)
 
 
 if __name__ == '__main__':

@@ -108,4 +108,3 @@ def lora_head(model: peft.ModelShape, site: str, lora: peft.LoRA, hidden: int, *
   outward = site.endswith(('out', 'wo'))
   axes = (inner, 'embed') if outward else ('embed', inner)
   return LoRAHead((d, f), lora.rank, lora.scale, hidden, axes, **kw)
-

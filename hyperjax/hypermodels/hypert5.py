@@ -128,9 +128,7 @@ class HyperT5(nn.Module):
     return {**params, 't5': trunk, 'queries': queries}
 
 
-def query_groups(
-  method: peft.PrefixTuning | peft.LoRA, model: peft.ModelShape
-) -> dict[str, int]:
+def query_groups(method: peft.PrefixTuning | peft.LoRA, model: peft.ModelShape) -> dict[str, int]:
   """Names and numbers of the queries, in their order."""
   if isinstance(method, peft.PrefixTuning):
     return dict.fromkeys(method.stacks, method.length)

@@ -105,9 +105,7 @@ class T5(nn.Module):
     logits = None if cfg.logits_via_embedding else cfg.vocab_size
     self.decoder = transformer.Stack(cfg.stack('decoder'), 'decoder', logits)
 
-  def __call__(
-    self, batch: dict[str, Any], phi: peft.Phi | None = None
-  ) -> Float[Array, 'b t v']:
+  def __call__(self, batch: dict[str, Any], phi: peft.Phi | None = None) -> Float[Array, 'b t v']:
     """Teacher-forced logits (float32).
 
     Args:
@@ -125,9 +123,7 @@ class T5(nn.Module):
     hidden, _, _ = self.read(tokens, memory, causal, phi=peft.attribute(phi, 'decoder'))
     return self.to_logits(hidden)
 
-  def encode(
-    self, tokens: Int[Array, 'b s'], phi: peft.LayerPhi | None = None
-  ) -> peft.Memory:
+  def encode(self, tokens: Int[Array, 'b s'], phi: peft.LayerPhi | None = None) -> peft.Memory:
     """Encodes tokens; 0 pads and is not seen."""
     mask = tokens > 0
     real = mask[:, None, :] & mask[:, :, None]
@@ -219,9 +215,7 @@ def preset(size: str, vocab_size: int = 32128, **changes) -> T5Config:
   if size not in _SIZES:
     raise InputError(f'no T5 size {size!r}; give one of {", ".join(_SIZES)}')
   emb_dim, num_heads, head_dim, mlp_dim, num_layers = _SIZES[size]
-  config = T5Config(
-    vocab_size, emb_dim, num_heads, num_layers, num_layers, head_dim, mlp_dim
-  )
+  config = T5Config(vocab_size, emb_dim, num_heads, num_layers, num_layers, head_dim, mlp_dim)
   return dataclasses.replace(config, **changes)
 
 

@@ -20,10 +20,10 @@ class Mixed:
   All parts share the lengths. A part without contexts, such as Clm, has empty ones.
   """
 
-  parts: Sequence[tuple[Any, float]]
+  parts: Sequence[Any]
 
   def __post_init__(self):
-    if not self.parts or any(not rate > 0 for _, rate in self.parts):
+    if not self.parts or not all(map(_is_part, self.parts)):
       raise errors.InputError(f'Mixed.parts is {self.parts!r}; give (mixture, rate above 0) pairs')
 
   def episodes(
@@ -38,7 +38,7 @@ class Mixed:
       mixture.episodes(data_dir, vocabulary, lengths, split, targets_per_context)
       for mixture, _ in self.parts
     ]
-    return MixedEpisodes(tuple(parts), tuple(rate for _, rate in self.parts))
+    return MixedEpisodes(tuple(parts), tuple(float(rate) for _, rate in self.parts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +70,13 @@ class MixedEpisodes:
     # A third word in the seed keeps this draw apart from those inside the part.
     index = int(np.searchsorted(shares, np.random.default_rng((seed, n, 1)).random(), side='right'))
     return self.parts[index], sum(len(part.task_names) for part in self.parts[:index])
+
+
+def _is_part(part: Any) -> bool:
+  """Whether it is (mixture, rate)."""
+  if not isinstance(part, (tuple, list)) or len(part) != 2 or not hasattr(part[0], 'episodes'):
+    return False
+  return isinstance(part[1], (int, float)) and part[1] > 0
 
 
 def _shifted(episode: Episode, first: int) -> Episode:

@@ -1,0 +1,252 @@
+"""Where a run starts: weights restored, at random, or its own last ones, on the mesh."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
+
+from hyperjax import checkpoints, fingerprints, optim, partitioning, runs, step
+from hyperjax.errors import InputError
+
+Tree = dict[str, Any]
+
+GIN_NAMES = {'downstream': 'INITIAL_CHECKPOINT_PATH', 'hypermodel': 'HYPERMODEL_CHECKPOINT_PATH'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a run is made of, before any array exists.
+
+  `sources` has, for 'downstream' and 'hypermodel', the run that its weights come from, or None.
+  """
+
+  model_dir: str
+  model: step.Model
+  trainable: tuple[str, ...]
+  sources: Mapping[str, str | None]
+  optimizer: optim.AdamW | optim.Adafactor
+  total_steps: int
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A state and frozen weights on the mesh, and what is known of them.
+
+  `metadata` goes into every checkpoint: from it and model.json alone a run is loaded.
+  """
+
+  state: step.TrainState
+  frozen: Tree
+  shardings: step.TrainState
+  tx: optax.GradientTransformation
+  metadata: dict[str, Any]
+  report: str
+
+
+def begin(setup: Setup, mesh: Mesh, keeper: checkpoints.Checkpoints) -> Start:
+  """The first state of a run, or the last that it saved; frozen weights from where they come from.
+
+  Weights to restore pass through one device on their way to the mesh.
+
+  Raises:
+    InputError: weights that are missing or do not fit, by leaf; a mesh that does not divide them.
+  """
+  plan = _plan(setup, mesh)
+  own = keeper.latest_step()
+  restored = _restored(setup, plan.shapes, plan.frozen if own is not None else plan.shapes)
+  params, origin = restored.params, restored.origin()
+  if own is None:
+    params, origin = _completed(setup, plan, restored)
+  else:
+    origin = dict.fromkeys(plan.trained, f'continued from step {own}')
+  frozen = _cast(_put(_pick(params, plan.frozen), plan.shardings), setup.model)
+  metadata = {
+    'trainable': list(setup.trainable),
+    'frozen': {part: restored.sources[part] for part in plan.frozen},
+    'fingerprint': fingerprints.fingerprint(frozen),
+    'seed': setup.seed,
+  }
+  tx = setup.optimizer.transformation(_pick(plan.axes, plan.trained), setup.total_steps)
+  first = _first_state(tx)
+  shardings = partitioning.state_shardings(
+    mesh,
+    jax.eval_shape(first, plan.trained),
+    plan.trained,
+    _pick(plan.shardings, plan.trained),
+  )
+  if own is None:
+    trained = _put(_pick(params, plan.trained), plan.shardings)
+    state = jax.jit(first, out_shardings=shardings)(trained)
+  else:
+    state = _continued(keeper, _abstract(jax.eval_shape(first, plan.trained), shardings), metadata)
+  report = _report(plan, {'trained': origin, 'frozen': restored.origin()})
+  return Start(state, frozen, shardings, tx, metadata, report)
+
+
+def _first_state(tx: optax.GradientTransformation) -> Callable[[Tree], step.TrainState]:
+  def first(trained):
+    return step.TrainState(jnp.zeros((), jnp.int32), trained, tx.init(trained))
+
+  return first
+
+
+def _continued(keeper, state: step.TrainState, metadata: dict[str, Any]) -> step.TrainState:
+  state, saved = keeper.restore(state)
+  for name, mark in metadata['fingerprint'].items():
+    if saved['fingerprint'].get(name) != mark:
+      raise InputError(
+        f'{keeper.model_dir}: the frozen weights are not those that the run began with ({name} '
+        'holds other values): give the same checkpoint, or another MODEL_DIR'
+      )
+  return state
+
+
+# -- Shapes, axes and shardings --------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """All parameters without their values: shapes, logical axes, shardings; and who trains."""
+
+  shapes: Tree
+  axes: Tree
+  shardings: Tree
+  trained: Tree  # the shapes of what trains
+  frozen: Tree
+
+
+def _plan(setup: Setup, mesh: Mesh) -> _Plan:
+  key = jax.random.key(setup.seed)
+  boxed = jax.eval_shape(setup.model.init_params, key)
+  is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
+  axes = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
+  shapes = nn.unbox(boxed)
+  trained, frozen = step.split(shapes, setup.trainable)
+  for part in frozen:
+    if setup.sources[part] is None:
+      raise InputError(
+        f'the {part} is frozen and has no weights: give {GIN_NAMES[part]} '
+        f'(trainer.train.{part}_checkpoint), or name it in TRAINABLE (trainer.train.trainable)'
+      )
+  return _Plan(shapes, axes, partitioning.parameter_shardings(mesh, axes, shapes), trained, frozen)
+
+
+def _pick(tree: Tree, like: Tree) -> Tree:
+  """The leaves of `tree` that `like` has."""
+  return {k: _pick(tree[k], v) if isinstance(v, dict) else tree[k] for k, v in like.items()}
+
+
+def _put(tree: Tree, shardings: Tree) -> Tree:
+  return jax.tree.map(jax.device_put, tree, _pick(shardings, tree))
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+  one = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  return jax.tree.map(one, shapes, shardings)
+
+
+def _cast(frozen: Tree, model: step.Model) -> Tree:
+  """Frozen weights in the dtype that they are computed in; trained ones stay float32."""
+  dtype = jnp.dtype(getattr(getattr(model.downstream, 'config', None), 'dtype', 'float32'))
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+
+
+# -- Values ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Restored:
+  """Parts read from other runs: their parameters, and where these are."""
+
+  params: Tree
+  sources: dict[str, dict[str, Any]]
+
+  def origin(self) -> dict[str, str]:
+    return {
+      part: f'restored from {source["path"]}, step {source["step"]}'
+      for part, source in self.sources.items()
+    }
+
+
+def _restored(setup: Setup, shapes: Tree, parts: Tree) -> _Restored:
+  params, sources = {}, {}
+  for part in parts:
+    path = setup.sources[part]
+    if path is not None:
+      params[part], found = runs.load_part(path, part)
+      _check_shapes(params[part], shapes[part], f'the {part} of {path}')
+      sources[part] = runs.source(setup.model_dir, path, found)
+  return _Restored(params, sources)
+
+
+def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, dict[str, str]]:
+  """All parameters, those not restored at random; and where each part is from."""
+  params, origin = dict(restored.params), restored.origin()
+  random = [part for part in plan.shapes if part not in params]
+  init = lambda key: nn.unbox(setup.model.init_params(key))
+  params |= jax.jit(
+    lambda key: {part: init(key)[part] for part in random},
+    out_shardings={part: plan.shardings[part] for part in random},
+  )(jax.random.key(setup.seed))
+  origin |= dict.fromkeys(random, 'initialised')
+  hypermodel: Any = setup.model.hypermodel  # one with a trunk has trunk_fits and start_from
+  backbone = restored.params.get('downstream')
+  if 'hypermodel' in random and backbone is not None and hasattr(hypermodel, 'start_from'):
+    if hypermodel.trunk_fits(backbone):
+      params['hypermodel'] = hypermodel.start_from(params['hypermodel'], backbone)
+      origin['hypermodel'] = 'initialised, trunk from the downstream model'
+  return params, origin
+
+
+def _check_shapes(params: Tree, shapes: Tree, where: str) -> None:
+  """InputError listing leaves that are missing, unexpected or of another shape."""
+  given = {name: list(leaf.shape) for name, leaf in _named(params)}
+  wanted = {name: list(leaf.shape) for name, leaf in _named(shapes)}
+  odd = [f'{name} is missing' for name in sorted(wanted.keys() - given.keys())]
+  odd += [f'{name} is not part of the model' for name in sorted(given.keys() - wanted.keys())]
+  odd += [
+    f'{name} is {given[name]} and should be {wanted[name]}'
+    for name in sorted(wanted.keys() & given.keys())
+    if wanted[name] != given[name]
+  ]
+  if odd:
+    more = f' (and {len(odd) - 5} more)' if len(odd) > 5 else ''
+    raise InputError(
+      f'{where} does not fit the model: {"; ".join(odd[:5])}{more}; '
+      'give the checkpoint of this model, or the model of this checkpoint'
+    )
+
+
+# -- The parameter report --------------------------------------------------------------------------
+
+
+def _report(plan: _Plan, origin: Mapping[str, Mapping[str, str]]) -> str:
+  """A line a leaf: shape, dtype, logical axes, trained or frozen, where it is from; and totals."""
+  trained = {name for name, _ in _named(plan.trained)}
+  axes = dict(_named(plan.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)))
+  lines: list[str] = []
+  totals: dict[str, tuple[int, int]] = {}
+  for name, leaf in _named(plan.shapes):
+    part = name.partition('/')[0]
+    how = 'trained' if name in trained else 'frozen'
+    what = f'{how}, {origin[how][part]}'
+    shape, names = 'x'.join(map(str, leaf.shape)), ','.join(map(str, axes[name]))
+    lines.append(f'{name:90} {shape:>18} {leaf.dtype!s:9} ({names}) {what}')
+    count, size = totals.get(f'{part}: {what}', (0, 0))
+    totals[f'{part}: {what}'] = count + leaf.size, size + leaf.size * leaf.dtype.itemsize
+  summary = [
+    f'{what}: {count:,} parameters, {size / 2**20:,.1f} MiB'
+    for what, (count, size) in totals.items()
+  ]
+  return '\n'.join(lines) + '\n\n' + '\n'.join(summary) + '\n'
+
+
+def _named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Sequence[tuple[str, Any]]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+  return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves]
