@@ -177,11 +177,11 @@ def test_it_starts_on_a_mesh(method):
       tiny.shardings(mesh, model)
 
 
-@pytest.mark.parametrize('method', ['prefix', 'LoRA everywhere'])
+@pytest.mark.parametrize('method', [peft.PrefixTuning(3), EVERYWHERE], ids=['prefix', 'LoRA'])
 def test_heads_have_the_same_gradients_on_a_mesh(method):
   """XLA's partitioner gets this wrong if it may split the hidden layer (openxla/xla#40034)."""
-  model = hyper(METHODS[method], 12)
-  queries = sum(hypert5.query_groups(METHODS[method], tiny.DOWNSTREAM).values())
+  model = hyper(method, 12)
+  queries = sum(hypert5.query_groups(method, tiny.DOWNSTREAM).values())
   states, params = tiny.normal(8, queries, 16), tiny.params_of(model)
 
   @jax.jit

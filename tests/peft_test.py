@@ -185,6 +185,10 @@ def test_a_mesh_changes_nothing(params):
   mesh = tiny.mesh()
   shardings = tiny.shardings(mesh, MODEL)
   with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.rules()):
+    phi = peft.from_leaves(leaves | masks)
+    for constraint in jax.make_jaxpr(peft.constrain)(phi).eqns:
+      split = zip(constraint.invars[0].aval.shape, constraint.params['sharding'].spec)
+      assert all(axes is None for size, axes in split if size == 1)
     rows = partitioning.put_batch(mesh, jax.device_get(batch))
     on_mesh, (sharded, phi) = run(jax.device_put(params, shardings), leaves, masks, rows)
   tiny.close(jax.device_get(sharded), jax.device_get(expected))
@@ -345,9 +349,9 @@ def test_stack_and_select_are_inverse():
 
 def test_stacking_phis_that_share_different_leaves_keeps_each_context():
   shared = everything(2, rows=2)  # some leaves with one context, some with two
-  alone = everything(1)
-  together = jax.device_get(jax.jit(peft.stack)([shared, alone]))
-  for i, expected in enumerate([peft.select(shared, 0), peft.select(shared, 1), alone]):
+  alone = jax.tree.map(lambda leaf: leaf * 0, everything(1))
+  together = jax.device_get(jax.jit(peft.stack)([alone, shared]))
+  for i, expected in enumerate([alone, peft.select(shared, 0), peft.select(shared, 1)]):
     tiny.close(peft.select(together, i), expected, atol=0)
 
 
