@@ -7,12 +7,20 @@ import shutil
 
 from hyperjax import files
 from hyperjax.errors import InputError
+from hyperjax.sources import natural_instructions
 from scripts.demo import docstrings, train_vocabulary
 
 HERE = pathlib.Path(__file__).parent
 TASKS = HERE.parents[1] / 'tasks' / 'demo'
 SHIPPED_VOCABULARY = HERE / 'checkpoint' / 'joint' / 'vocabulary.model'
 PIECES = 4000
+VOCABULARIES = ('vocabulary.model', 'spiece.model', 'vocab/t5_cc_all.32000.sentencepiece.model')
+"""Where a pack's vocabulary is looked for, in this order."""
+
+
+def folder(output: pathlib.Path, pack: str | None) -> pathlib.Path:
+  """The demo's own data, or links to a pack: apart, so that nothing is written through a link."""
+  return prepare(output / 'data') if pack is None else of_pack(pack, output / 'pack')
 
 
 def prepare(folder: pathlib.Path) -> pathlib.Path:
@@ -59,21 +67,26 @@ def _manifest(folder: pathlib.Path) -> dict:
 
 
 def of_pack(pack: str, folder: pathlib.Path) -> pathlib.Path:
-  """A folder of links to real data packs: text/, sni/ and the T5 vocabulary."""
-  source = pathlib.Path(pack).resolve()
-  places = {
-    'text': source / 'text',
-    'sni': source / 'sni' / 'sni_style',
-    'vocabulary.model': source / 'vocab' / 't5_cc_all.32000.sentencepiece.model',
-  }
+  """A folder of links to data in the formats of README.md: text/, sni/ and vocabulary.model.
+
+  Raises:
+    InputError: what the pack lacks, and where it was looked for.
+  """
+  source = pathlib.Path(pack).expanduser().resolve()
+  if not source.is_dir():
+    raise InputError(f'--data={pack}: there is no folder {source}')
+  try:
+    tasks = natural_instructions.find(source).path
+  except InputError as error:
+    raise InputError(f'--data={pack}: {error}') from error
+  places = {'text': [source / 'text'], 'sni': [tasks]}
+  places['vocabulary.model'] = [source / name for name in VOCABULARIES]
   folder.mkdir(parents=True, exist_ok=True)
-  for name, place in places.items():
-    if not place.exists():
-      raise InputError(f'--data={pack}: there is no {place}')
+  for name, tried in places.items():
+    place = next((path for path in tried if path.exists()), None)
+    if place is None:
+      raise InputError(f'--data={pack}: there is no {" and no ".join(map(str, tried))}')
     link = folder / name
-    if link.is_symlink() or link.is_file():
-      link.unlink()
-    elif link.exists():
-      shutil.rmtree(link)
+    link.unlink(missing_ok=True)
     link.symlink_to(place)
   return folder

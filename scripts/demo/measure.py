@@ -132,7 +132,10 @@ def table(report: dict[str, Any]) -> str:
     low, high = report['intervals'][row]
     lines.append(f'  {row:20} {value:8.2f}   95 % [{low:.2f}, {high:.2f}]')
   for other in ('wrong_context', 'shared_prefix'):
-    low, high = report['intervals'][f'hypert5_prefix minus {other}']
     gain = report['held_out_rouge_l']['hypert5_prefix'] - report['held_out_rouge_l'][other]
-    lines.append(f'  over {other:15} {gain:8.2f}   95 % [{low:.2f}, {high:.2f}]')
+    name = f'hypert5_prefix minus {other}'
+    low, high = report['intervals'][name]
+    line = f'  over {other:15} {gain:8.2f}   95 % [{low:.2f}, {high:.2f}]'
+    low, high = report['intervals'][f'{name}, by task']  # instances of a task share its context
+    lines.append(f'{line}, drawing whole tasks [{low:.2f}, {high:.2f}]')
   return '\n'.join(lines)

@@ -11,6 +11,7 @@ leaves without optimiser state, the curve, the config and a manifest of the data
 import argparse
 import json
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,10 +52,15 @@ def train(folder, name: str, model_dir, steps: int, start=None, *bindings: str) 
     *([f'--gin.INITIAL_CHECKPOINT_PATH="{start}"'] if start else []),
     *bindings,
   ]
-  print('\n$', ' '.join(['python', *command[1:]]), flush=True)
+  print('\n$', told(command), flush=True)
   if subprocess.run(command, check=False).returncode:
     sys.exit(f'error: the run in {model_dir} failed; what it said is above')
   return command
+
+
+def told(command: list[str]) -> str:
+  """A command as one would type it."""
+  return shlex.join(['python', *command[1:]])
 
 
 def ship(run: pathlib.Path, target: pathlib.Path) -> None:

@@ -18,8 +18,9 @@ import time
 
 from hyperjax import cli, files
 from hyperjax.errors import InputError
+from hyperjax.vocabulary import Vocabulary
 from scripts.demo import data, measure, picture
-from scripts.demo.pretrain import SHIPPED, train
+from scripts.demo.pretrain import SHIPPED, told, train
 
 HELD_OUT_PER_TASK = 20
 
@@ -42,14 +43,14 @@ def run(output: pathlib.Path, pack: str | None) -> None:
   for name in stages:
     shutil.rmtree(output / name, ignore_errors=True)
   say('Data')
-  folder = data.prepare(output / 'data') if pack is None else data.of_pack(pack, output / 'data')
-  plan = SHIPPED_PLAN if pack is None else SCRATCH_PLAN
+  folder = data.folder(output, pack)
+  plan = SHIPPED_PLAN if pack is None else scratch_plan(folder)
   commands = {name: plan.train(name, folder, output) for name in stages[:-1]}
   say('Evaluation')
   report = measure.measure(output, folder, HELD_OUT_PER_TASK)
   adapter = answer_one_task(output, folder, report)
   report |= adapter
-  report['commands'] = {name: ' '.join(command) for name, command in commands.items()}
+  report['commands'] = {name: told(command) for name, command in commands.items()}
   report['seconds'] = round(time.monotonic() - start, 1)
   files.write_json(output / 'report.json', report)
   picture.draw(output, SHIPPED if pack is None else None)
@@ -70,6 +71,8 @@ class Plan:
   def train(self, name: str, folder: pathlib.Path, output: pathlib.Path) -> list[str]:
     """Trains one stage."""
     say(TITLES[name])
+    if self.shipped and name == 'pretrain':
+      print('(to show it: all that follows starts from the shipped checkpoint, not from this)')
     backbone = SHIPPED / 'joint' if self.shipped else output / 'pretrain'
     hypermodel = {
       'hyperpretrain': SHIPPED / 'joint' if self.shipped else None,
@@ -91,16 +94,21 @@ TITLES = {
 SHIPPED_PLAN = Plan(
   {'pretrain': 60, 'hyperpretrain': 40, 'mtf': 100, 'shared_prefix': 100}, shipped=True
 )
-SCRATCH_PLAN = Plan(
-  {'pretrain': 150, 'hyperpretrain': 60, 'mtf': 60, 'shared_prefix': 60},
-  shipped=False,
-  bindings=('--gin.t5.preset.vocab_size=32128', '--gin.BATCH_SIZE=32'),
-)
+
+
+def scratch_plan(folder: pathlib.Path) -> Plan:
+  """Of other data: every stage starts from the one before, with a row an id of their vocabulary."""
+  rows = -(-Vocabulary(str(folder / 'vocabulary.model')).size // 32) * 32
+  return Plan(
+    {'pretrain': 150, 'hyperpretrain': 60, 'mtf': 60, 'shared_prefix': 60},
+    shipped=False,
+    bindings=(f'--gin.t5.preset.vocab_size={rows}', '--gin.BATCH_SIZE=32'),
+  )
 
 
 def answer_one_task(output: pathlib.Path, folder: pathlib.Path, report: dict) -> dict:
-  """`adapt` and `predict` on the held-out task that the model answers best, as a user would."""
-  say('adapt and predict on one held-out task')
+  """`adapt` and `predict` on the held-out task that its context helps most, as a user would."""
+  say('adapt and predict on one held-out task: of all, the one that its context helps most')
   task = measure.example_task(output, folder, report)
   shots, inputs = output / 'shots.jsonl', output / 'inputs.jsonl'
   answers, adapter = output / 'answers.jsonl', output / 'adapter'
@@ -127,7 +135,7 @@ def verb(name: str, **flags) -> None:
   """Runs `python -m hyperjax.<name>`."""
   command = [sys.executable, '-m', f'hyperjax.{name}']
   command += [f'--{flag}={value}' for flag, value in flags.items()]
-  print('\n$', ' '.join(['python', *command[1:]]), flush=True)
+  print('\n$', told(command), flush=True)
   if subprocess.run(command, check=False).returncode:
     raise InputError(f'hyperjax.{name} failed; what it said is above')
 
