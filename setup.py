@@ -31,6 +31,7 @@ CORE = [
 WITH_TENSORFLOW = '; python_version < "3.14"'  # TensorFlow Text has no wheel for Python 3.14
 EXTRAS = {
   'seqio': [
+    'importlib-resources>=6' + WITH_TENSORFLOW,  # TFDS imports it and does not say so
     'seqio>=0.0.20' + WITH_TENSORFLOW,
     'tensorboard>=2.19',
     'tensorflow>=2.21' + WITH_TENSORFLOW,
