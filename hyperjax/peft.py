@@ -220,6 +220,8 @@ class PrefixTuning:
   def __post_init__(self):
     if self.length < 0:
       raise InputError(f'PrefixTuning.length is {self.length}; give a length of 0 or more')
+    if not self.stacks:
+      raise InputError("PrefixTuning.stacks is empty; give 'encoder', 'decoder' or both")
 
   def spec(self, model: ModelShape, contexts: int = 1) -> Phi:
     """A Phi of shapes: key and value [l, contexts, length, k, h] in each stack."""
@@ -466,10 +468,13 @@ def _contexts(phi: Phi) -> tuple[int, ...]:
 def _along(function: Callable, *phis: Phi, axis: str = 'contexts') -> Phi:
   """Calls function(name, index of the axis, leaves…) on every leaf."""
   _same_structure(phis)
-  return jax.tree_util.tree_map_with_path(
-    lambda path, *leaves: function(path_name(path), axes_of(path_name(path)).index(axis), *leaves),
-    *phis,
-  )
+
+  def one(path, *leaves):
+    name = path_name(path)
+    _same_sizes(name, leaves, axis)
+    return function(name, axes_of(name).index(axis), *leaves)
+
+  return jax.tree_util.tree_map_with_path(one, *phis)
 
 
 def _same_structure(phis: Sequence[Phi]) -> None:
@@ -477,7 +482,20 @@ def _same_structure(phis: Sequence[Phi]) -> None:
   for other in names[1:]:
     if other != names[0]:
       odd = sorted(set(other) ^ set(names[0]))
-      raise InputError(f'these phi adapt different sites: {", ".join(odd)} is not in all of them')
+      raise InputError(
+        f'these phi adapt different sites: not all of them have {", ".join(odd)}; '
+        'give phi of one method'
+      )
+
+
+def _same_sizes(name: str, leaves: Sequence[Any], *but: str) -> None:
+  """Refuses leaves that differ along an axis other than those named in `but`."""
+  for axis, *sizes in zip(axes_of(name), *(leaf.shape for leaf in leaves)):
+    if axis not in but and len(set(sizes)) > 1:
+      raise InputError(
+        f'phi leaf {name} has {axis} {" and ".join(map(str, sizes))}; '
+        'give phi of one model and method'
+      )
 
 
 def select(phi: Phi, index: int) -> Phi:
@@ -531,11 +549,13 @@ def mean(phi: Phi) -> Phi:
 
 
 def interpolate(first: Phi, second: Phi, weight: float) -> Phi:
-  """(1 - weight) * first + weight * second, leaf by leaf."""
+  """(1 - weight) * first + weight * second, leaf by leaf; one context goes with many."""
   if any(n.endswith('mask') for n in leaf_names(first)):
     raise InputError('phi with masks cannot be interpolated; concatenate instead')
 
-  def between(_, __, x, y):
+  def between(name, axis, *leaves):
+    c = max(leaf.shape[axis] for leaf in leaves)
+    x, y = (_with_contexts(name, leaf, c) for leaf in leaves)
     return (1 - weight) * x + weight * y
 
   return _along(between, first, second)
@@ -558,6 +578,7 @@ def concatenate(phis: Sequence[Phi]) -> Phi:
     if kind == 'gate':
       raise InputError(f'{name}: gated prefixes have a softmax each and cannot be concatenated')
     along = axis.get(kind, 'length' if name == 'memory/mask' else 'prefix')
+    _same_sizes(name, leaves, along, 'contexts')
     c = max(leaf.shape[axes_of(name).index('contexts')] for leaf in leaves)
     leaves = [_with_contexts(name, leaf, c) for leaf in leaves]
     return jnp.concatenate(leaves, axes_of(name).index(along))
@@ -602,7 +623,8 @@ def merge(params: dict, phi: Phi) -> dict:
     phi: LoRA with a single context.
 
   Raises:
-    InputError: phi has more than one context, or a prefix, which no weight can express.
+    InputError: phi has more than one context, or a prefix, which no weight can express, or does
+      not fit the model.
   """
   leaves = dict(zip(leaf_names(phi), jax.tree.leaves(phi), strict=True))
   if num_contexts(phi) != 1:
@@ -621,5 +643,10 @@ def merge(params: dict, phi: Phi) -> dict:
     linear = linear if linear in module else 'wi'  # T5 1.0's MLP has one, and no wi_0
     update = jnp.einsum('ldr,lrf->ldf', leaves[f'{site}/a'][:, 0], leaves[f'{site}/b'][:, 0])
     kernel = module[linear]['kernel']
+    if update.shape != kernel.shape:
+      raise InputError(
+        f'{site} is {update.shape} in phi and {kernel.shape} in the model; '
+        'was phi written for another model?'
+      )
     module[linear]['kernel'] = (kernel + update).astype(kernel.dtype)
   return merged

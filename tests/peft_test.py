@@ -334,6 +334,22 @@ def test_what_cannot_be_concatenated_is_refused():
     peft.concatenate([prefix(3), prefix(2)])
 
 
+@pytest.mark.parametrize(
+  'combine', [peft.stack, peft.concatenate, lambda x: peft.interpolate(*x, 0.5)]
+)
+def test_phi_of_different_models_are_not_combined(combine):
+  other = dataclasses.replace(tiny.DOWNSTREAM, num_heads=1)  # a size of 1 would be repeated
+  with pytest.raises(InputError, match='prefix/key has heads 4 and 1; give phi of one model'):
+    combine([prefix(), tiny.filled(PREFIX.spec(other))])
+
+
+def test_prefixes_of_different_lengths_are_not_interpolated():
+  with pytest.raises(InputError, match='prefix/key has prefix 5 and 1'):
+    peft.interpolate(prefix(), prefix(length=1), 0.5)
+  with pytest.raises(InputError, match='2 contexts beside one of 3'):
+    peft.interpolate(prefix(3), prefix(2), 0.5)
+
+
 def test_stack_and_select_are_inverse():
   phis = [everything(1) for _ in range(3)]
   phis = [jax.tree.map(lambda leaf, i=i: leaf * i, phi) for i, phi in enumerate(phis)]
@@ -387,6 +403,13 @@ def test_only_one_lora_merges_into_weights(params):
     peft.merge(params, lora(3))
   with pytest.raises(InputError, match='prefix/key cannot be merged'):
     peft.merge(params, prefix())
+  other = dataclasses.replace(
+    tiny.DOWNSTREAM, num_encoder_layers=1
+  )  # would be added to every layer
+  with pytest.raises(
+    InputError, match=r'encoder/attention/query is \(1, 10, 24\) in phi and \(2, '
+  ):
+    peft.merge(params, tiny.filled(LORA.spec(other)))
 
 
 # -- Names, axes, shapes ---------------------------------------------------------------------------
@@ -493,6 +516,7 @@ def test_specs_have_the_papers_shapes():
     (lambda: peft.LoRA(sites=('encoder/mlp/w',)).spec(tiny.DOWNSTREAM), 'encoder/mlp/w'),
     (lambda: peft.LoRA(sites=('encoder/cross_attention/out',)).spec(tiny.DOWNSTREAM), 'cross'),
     (lambda: peft.PrefixTuning(2, ('coder',)).spec(tiny.DOWNSTREAM), 'coder'),
+    (lambda: peft.PrefixTuning(2, ()), 'stacks'),
   ],
 )
 def test_a_bad_method_is_refused_by_name(make, words):

@@ -101,7 +101,7 @@ def attend(
     logits += bias[None]
   if mask is not None:
     logits = jnp.where(mask[:, None], logits, MASKED)
-  if prefix is None or prefix.key.shape[1] == 0:
+  if prefix is None:
     return _weighted(attention_dropout(_softmax(logits)), own.value, query.dtype)
   front, seen = _logits(query, prefix.key), jnp.ones((1, 1, 1, 1), bool)
   if prefix.mask is not None:
