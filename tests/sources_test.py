@@ -91,6 +91,9 @@ def test_a_window_is_text_of_a_document(vocabulary, tmp_path):
   ('content', 'message'),
   [
     (b'{"text": "a"}\n{"text": "b"\n', r'line 2: not JSON \(Expecting'),
+    (b'{"text": "a"}\n' + b'[' * 100_000, r'line 2: not JSON \(.*recursion'),
+    (b'{"text": "a", "n": ' + b'9' * 5000 + b'}\n', r'line 1: not JSON \(.*digits'),
+    (b'{"text": "a \\uD83D\\uDE00"}\n{"text": "b \\uD83D"}\n', r'line 2: .*half a character'),
     (b'{"text": "a"}\n\n["b"]\n', 'line 3: expected a JSON object, got a list'),
     (b'{"text": "a"}\n{"txt": "b"}\n', 'line 2: no field "text", expected a string'),
     (b'{"text": 3}\n', 'line 1: field "text" is a number, expected a string'),

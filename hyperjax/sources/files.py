@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -71,11 +72,7 @@ def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   where = None
   for number, text in lines(path):
     where = f'{path} line {number}'
-    try:
-      record = json.loads(text)
-    except json.JSONDecodeError as error:
-      raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
-    yield where, _object(record, where)
+    yield where, _object(_parsed(text, path, number), where)
   if where is None:
     raise errors.InputError(f'{path} is empty: expected one JSON object a line')
 
@@ -84,17 +81,33 @@ def document(path: pathlib.Path) -> dict[str, Any]:
   """The one object of a JSON file."""
   try:
     text = path.read_bytes().decode('utf-8-sig')
-    return _object(json.loads(text), str(path))
+    if not text.strip():
+      raise errors.InputError(f'{path} is empty: expected a JSON object')
+    return _object(_parsed(text, path), str(path))
   except UnicodeDecodeError as error:
     number = error.object.count(b'\n', 0, error.start) + 1
     raise errors.InputError(_not_utf8(path, number, error)) from error
-  except json.JSONDecodeError as error:
-    if not text.strip():
-      raise errors.InputError(f'{path} is empty: expected a JSON object') from error
-    where = f'{path} line {error.lineno}'
-    raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
   except OSError as error:
     raise errors.InputError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def _parsed(text: str, path: pathlib.Path, number: int | None = None) -> Any:
+  """The value of a JSON text, which is one line or a whole file."""
+  where = f'{path} line {number}' if number else str(path)
+  try:
+    value = json.loads(text)
+    if re.search(r'\\u[dD][89a-fA-F]', text):  # an escaped character of two halves: are both there?
+      json.dumps(value, ensure_ascii=False).encode()
+    return value
+  except json.JSONDecodeError as error:
+    where = f'{path} line {number or error.lineno}'
+    raise errors.InputError(f'{where}: not JSON ({error.msg}, column {error.colno})') from error
+  except UnicodeEncodeError as error:
+    half = f'\\u{ord(error.object[error.start]):x}'
+    raise errors.InputError(f'{where}: {half} is half a character; leave it out') from error
+  except (ValueError, RecursionError) as error:  # numbers or brackets by the thousand
+    said = str(error).partition(';')[0]
+    raise errors.InputError(f'{where}: not JSON ({said})') from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
