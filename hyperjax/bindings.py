@@ -11,13 +11,11 @@ import importlib.resources
 import inspect
 import os
 import re
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from hyperjax import cli
+from hyperjax import cli, hints
 from hyperjax.errors import InputError
 
 PROVIDERS = {
@@ -162,9 +160,10 @@ def check_types() -> None:
     for name, value in values.items():
       where, value = _plain(f'{_short(selector)}.{name}', value)
       hint = parameters[name].annotation if name in parameters else Any
-      if not any(gin.config.iterate_references(value)) and not _fits(value, hint):
-        takes = inspect.formatannotation(hint).replace('collections.abc.', '')
-        raise InputError(f'gin: {where} is {value!r}; {_short(selector)}.{name} takes {takes}')
+      if not any(gin.config.iterate_references(value)) and not hints.fits(value, hint):
+        raise InputError(
+          f'gin: {where} is {value!r}; {_short(selector)}.{name} takes {hints.named(hint)}'
+        )
 
 
 def _plain(where: str, value: Any) -> tuple[str, Any]:
@@ -173,28 +172,6 @@ def _plain(where: str, value: Any) -> tuple[str, Any]:
     where = _referred(value)
     value = gin.config._CONFIG[where, 'gin.macro']['value']
   return where, value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-  """Whether a value that gin can write is of a type; types not known here take anything."""
-  origin, inner = typing.get_origin(hint), typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
-    return any(_fits(value, each) for each in inner)
-  if hint is None:
-    return value is None
-  if hint is inspect.Parameter.empty:
-    return True
-  if hint in (int, float):
-    return isinstance(value, (int, hint)) and not isinstance(value, bool)
-  if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-    return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values())
-  if origin in (Sequence, list):
-    return isinstance(value, (list, tuple)) and all(_fits(each, inner[0]) for each in value)
-  if origin is Callable:
-    return callable(value)
-  with contextlib.suppress(TypeError):  # not something to ask isinstance about
-    return isinstance(value, hint)
-  return True
 
 
 # -- Sentences -------------------------------------------------------------------------------------

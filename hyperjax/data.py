@@ -118,6 +118,22 @@ def check_sizes(batch_size: int, targets_per_context: int, process_count: int, s
     )
 
 
+def check_lengths(lengths: Mapping[str, int]) -> None:
+  """Raises InputError unless these are lengths of features that there are."""
+  if unknown := sorted(lengths.keys() - LENGTHS.keys()):
+    raise errors.InputError(
+      f'TASK_FEATURE_LENGTHS names {unknown[0]!r}; the features are {", ".join(LENGTHS)}'
+    )
+  for feature in ('inputs', 'targets'):
+    if lengths.get(feature, 0) < 1:
+      raise errors.InputError(f'TASK_FEATURE_LENGTHS must give a length to {feature}, 1 or more')
+  if lengths.get('hyper_inputs', 0) < 0:
+    raise errors.InputError(
+      'TASK_FEATURE_LENGTHS must give a length to hyper_inputs, 0 or more, got'
+      f' {lengths["hyper_inputs"]}'
+    )
+
+
 class Prefetched(Iterator):
   """An iterator whose next few items a background thread makes ahead.
 
@@ -185,9 +201,7 @@ class Live:
     wrong_context: bool = False,
   ):
     check_sizes(batch_size, targets_per_context, 1, seed)
-    for feature in ('inputs', 'targets'):
-      if lengths.get(feature, 0) < 1:
-        raise errors.InputError(f'TASK_FEATURE_LENGTHS must give a length to {feature}')
+    check_lengths(lengths)
     self.mixture, self.split, self.lengths = mixture, split, dict(lengths)
     self.batch_size, self.targets_per_context, self.seed = batch_size, targets_per_context, seed
     self._vocabulary, self._data_dir, self._arguments = vocabulary, data_dir, arguments
@@ -250,8 +264,13 @@ class Live:
     wrong_context: bool = False,
   ) -> list[EvaluationTask]:
     """What to answer, task by task: `limit` instances of each; see NaturalInstructions."""
+    if limit is not None and limit < 1:
+      raise errors.InputError(f'limit is {limit}; give 1 or more instances of each task, or None')
+    if seed < 0:
+      raise errors.InputError(f'seed is {seed}, expected 0 or more')
     evaluation_tasks = getattr(self._own, 'evaluation_tasks', None)
     if evaluation_tasks is None:
+      _ = self._own or _provider(self.name, None)  # a name that is none is told as such
       raise errors.InputError(f'mixture {self.name} is scored by its loss: it asks no questions')
     return evaluation_tasks(
       self._data_dir, self.vocabulary, self.lengths, split, seed, limit, wrong_context
@@ -277,12 +296,12 @@ class Live:
   def _stream(self) -> '_Stream | None':
     if self._own is not None:
       return None
+    provider = _provider(self.name, self._vocabulary)
     if self.targets_per_context != 1 or self._wrong_context or self._arguments:
       raise errors.InputError(
         f'{self.name} is not a mixture of hyperjax: targets_per_context, wrong_context and'
         ' arguments do not apply to seqio tasks'
       )
-    provider = _provider(self.name, self._vocabulary)
     return _Stream(provider, self.split, self.lengths, self.batch_size, self.seed)
 
 

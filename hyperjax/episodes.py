@@ -419,6 +419,8 @@ class ClmEpisodes:
   min_segment: int = 32
 
   def __post_init__(self):
+    if self.min_segment < 1:
+      raise errors.InputError(f'min_segment is {self.min_segment}; give 1 or more')
     inputs, targets = self.lengths['inputs'], self.lengths['targets']
     if self.window > inputs + targets or self.min_segment > min(inputs, targets):
       raise errors.InputError(

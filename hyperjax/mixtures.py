@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from hyperjax import errors
+from hyperjax import errors, hints
 from hyperjax.episodes import Episodes
 from hyperjax.sources import c4, files
 from hyperjax.sources import natural_instructions as sni
@@ -55,11 +55,16 @@ def replaced(mixture: Any, arguments: Mapping[str, Any] | None, name: str) -> Mi
   """The mixture, a dataclass, with some of its fields replaced."""
   if not arguments:
     return mixture
-  fields = [field.name for field in dataclasses.fields(mixture)]
-  for argument in arguments:
+  fields = {field.name: field.type for field in dataclasses.fields(mixture)}
+  for argument, value in arguments.items():
     if argument not in fields:
       raise errors.InputError(
-        f'mixture {name} has no argument {argument!r}{_hint(argument, fields)}; it has {fields}'
+        f'mixture {name} has no argument {argument!r}{_hint(argument, fields)}; it has'
+        f' {", ".join(fields)}'
+      )
+    if not hints.fits(value, fields[argument]):
+      raise errors.InputError(
+        f'mixture {name}: {argument} is {value!r}; it takes {hints.named(fields[argument])}'
       )
   return dataclasses.replace(mixture, **arguments)
 

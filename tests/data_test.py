@@ -145,6 +145,10 @@ def test_sizes_that_cannot_be_shared_are_refused(live):
     live(seed=-1)
   with pytest.raises(errors.InputError, match='must give a length to targets'):
     live(lengths={'inputs': 4})
+  with pytest.raises(errors.InputError, match="names 'hyper_input'; .* hyper_inputs, inputs, targ"):
+    live(lengths={'hyper_input': 9, 'inputs': 4, 'targets': 5})
+  with pytest.raises(errors.InputError, match='length to hyper_inputs, 0 or more, got -1'):
+    live(lengths={'hyper_inputs': -1, 'inputs': 4, 'targets': 5})
 
 
 # --- Prefetching ----------------------------------------------------------------------------------
@@ -232,6 +236,27 @@ def test_arguments_and_mixtures_of_one_s_own(live):
     next(live('sni_def', arguments={'shot': 2}).starting_at(0))
 
 
+@pytest.mark.parametrize(
+  ('mixture', 'arguments', 'message'),
+  [
+    ('sni_def', {'shots': '3'}, "mixture sni_def: shots is '3'; it takes int"),
+    ('sni_def', {'definition': 'no'}, "definition is 'no'; it takes bool"),
+    ('sni_def', {'folder': 3}, 'folder is 3; it takes str | None'),
+    ('sni_def', {'positives': -1}, 'NaturalInstructions.positives is -1; give 0 or more'),
+    ('sni_def', {'instances': 0}, 'NaturalInstructions.instances is 0; give 1 or more'),
+    ('c4_clm', {'files': 3}, 'files is 3; it takes str'),
+    ('c4_clm', {'max_documents': -1}, 'max_documents is -1; give 1 or more'),
+    ('c4_clm', {'window': 9, 'min_segment': -2}, 'min_segment is -2; give 1 or more'),
+    ('c4_caclm', {'c_lengths': 5}, 'c_lengths is 5; it takes tuple'),
+    ('c4_caclm', {'c_lengths': (5, 'x')}, 'c_lengths is .5, .x..; it takes tuple'),
+    ('c4_caclm', {'c_lengths': (5,)}, 'c_lengths is .5,.; it takes tuple'),
+  ],
+)
+def test_arguments_of_a_wrong_type_or_size_are_named(live, mixture, arguments, message):
+  with pytest.raises(errors.InputError, match=message):
+    next(live(mixture, arguments=arguments).starting_at(0))
+
+
 def test_what_was_used_is_counted_by_task(live):
   made = live('sni_def_fewshot')
   batches = made.starting_at(0)
@@ -261,3 +286,6 @@ def test_text_asks_no_questions(live):
     live('c4_caclm').evaluation_tasks()
   (task,) = live('sni_def').evaluation_tasks('test', seed=1, limit=3)
   assert len(task.inputs) == 3
+  for options, message in (({'limit': 0}, 'limit is 0'), ({'seed': -1}, 'seed is -1')):
+    with pytest.raises(errors.InputError, match=message):
+      live('sni_def').evaluation_tasks('test', **options)

@@ -199,6 +199,9 @@ def test_what_a_foreign_task_cannot_do_is_said(foreign):
     errors.InputError, match=r'no mixture .foreign_tusk. .did you mean foreign_task'
   ):
     next(data.Live('foreign_tusk').starting_at(0))
+  for ask in (lambda live: next(live.starting_at(0)), lambda live: live.evaluation_tasks()):
+    with pytest.raises(errors.InputError, match=r'no mixture .sni_deff. .did you mean sni_def'):
+      ask(data.Live('sni_deff', arguments={'shots': 1}))
   with pytest.raises(errors.InputError, match="has no split 'tset', but"):
     next(data.Live('foreign_task', split='tset').starting_at(0))
   with pytest.raises(errors.InputError, match='do not apply to seqio tasks'):

@@ -29,6 +29,8 @@ def documents(
   max_documents: int | None,
 ) -> windows.Documents:
   """The tokenised documents of a split, all in memory (35M tokens: 70 MB, 8 s on 2 cores)."""
+  if max_documents is not None and max_documents < 1:
+    raise errors.InputError(f'max_documents is {max_documents}; give 1 or more, or None for all')
   some = itertools.islice(texts(data_dir, pattern, split), max_documents)
   return windows.Documents.encoded(vocabulary, some)
 

@@ -139,6 +139,13 @@ class NaturalInstructions:
   join_context: bool = False
   folder: str | None = None
 
+  def __post_init__(self):
+    for name, least in (('positives', 0), ('shots', 0), ('instances', 1), ('evaluated', 1)):
+      if getattr(self, name) < least:
+        raise errors.InputError(
+          f'NaturalInstructions.{name} is {getattr(self, name)}; give {least} or more'
+        )
+
   def episodes(
     self,
     data_dir: DataDir,
