@@ -340,6 +340,22 @@ def test_lora_has_no_reparameterisation():
     learned.LearnedPhi(tiny.DOWNSTREAM, LORA, hidden=11).init_params(jax.random.key(0))
 
 
+@pytest.mark.parametrize('hidden', [0, -1])
+def test_heads_have_a_hidden_width(hidden):
+  for model in (hyper(PREFIX, hidden), hyper(LORA, hidden)):
+    with pytest.raises(InputError, match=f'hidden.* {hidden}; give'):
+      shapes_of(model)
+  with pytest.raises(InputError, match=f'hidden.* {hidden}; give'):
+    shapes_of(learned.LearnedPhi(tiny.DOWNSTREAM, PREFIX, hidden))
+
+
+def test_a_batch_without_contexts_is_refused_by_name():
+  model = hyper(PREFIX)
+  batch = tiny.rows(tiny.batch(), 0, None)
+  with pytest.raises(InputError, match='hyper_input_tokens.*TASK_FEATURE_LENGTHS'):
+    model.generate({'hypermodel': tiny.params_of(model)}, batch)
+
+
 def test_hypert5_and_prefix_tuning_share_the_mlp_head():
   """Appendix D: HyperT5's states as embeddings, with its heads, give the phi that it generated."""
   model = hyper(PREFIX)

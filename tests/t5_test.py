@@ -299,6 +299,9 @@ def test_presets_of_1_0_are_tied_relu_models():
     ({'remat': 'everything'}, 'remat'),
     ({'dropout_rate': 1.5}, 'dropout_rate'),
     ({'dtype': 'float23'}, 'dtype'),
+    ({'dtype': 'int32'}, 'dtype'),
+    ({'relpos_buckets': 2}, 'relpos_buckets is 2; give at least 4'),
+    ({'relpos_max_distance': 16}, 'relpos_max_distance is 16; give more than half'),
   ],
 )
 def test_a_bad_config_is_refused_by_name(change, word):

@@ -11,6 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from hyperjax import peft
+from hyperjax.errors import InputError
 from hyperjax.models import transformer
 
 
@@ -22,6 +23,10 @@ class Hidden(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'c q d']) -> Float[Array, 'c q m']:
+    if self.features < 1:
+      raise InputError(
+        f'the hidden width of heads is {self.features}; give hidden=None or 1 or more'
+      )
     x = nn.LayerNorm(
       dtype=self.dtype,
       scale_init=nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),

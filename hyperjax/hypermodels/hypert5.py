@@ -39,7 +39,7 @@ class HyperT5(nn.Module):
 
   def setup(self):
     dtype = jnp.dtype(self.trunk.dtype)
-    hidden = self.hidden or self.trunk.emb_dim
+    hidden = self.trunk.emb_dim if self.hidden is None else self.hidden
     self.t5 = t5.T5(self.trunk)
     groups = query_groups(self.method, self.downstream)
     # A pretrained decoder expects inputs as large as its embeddings; `start_from` copies rows.
@@ -86,6 +86,11 @@ class HyperT5(nn.Module):
   @nn.nowrap
   def generate(self, params, batch: dict[str, Any], rngs=None) -> peft.Phi:
     """protocols.Hypermodel: phi from batch['hyper_input_tokens'] [c, t]."""
+    if 'hyper_input_tokens' not in batch:
+      raise InputError(
+        'HyperT5 reads hyper_input_tokens, which the batches do not have: '
+        'give hyper_inputs a length in TASK_FEATURE_LENGTHS'
+      )
     phi = self.apply({'params': params['hypermodel']}, batch['hyper_input_tokens'], rngs=rngs)
     return peft.constrain(phi)
 

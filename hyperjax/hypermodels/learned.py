@@ -41,7 +41,7 @@ class LearnedPhi(nn.Module):
         f'LearnedPhi.hidden is {self.hidden}, which is for prefixes; LoRA has no '
         'reparameterisation: give hidden=None'
       )
-    width = self.embedding or self.downstream.emb_dim
+    width = self.downstream.emb_dim if self.embedding is None else self.embedding
 
     def stack(name):
       init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ('prefix', 'embed'))

@@ -17,6 +17,8 @@ from hyperjax import peft
 from hyperjax.errors import InputError
 from hyperjax.models import layers, transformer
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -43,9 +45,17 @@ class T5Config:
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     sizes = ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim')
-    for name in (*sizes, 'num_encoder_layers', 'num_decoder_layers'):
+    stacks = ('num_encoder_layers', 'num_decoder_layers', 'relpos_buckets', 'relpos_max_distance')
+    for name in (*sizes, *stacks):
       if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
         raise InputError(f'T5Config.{name} is {getattr(self, name)!r}; give a whole number above 0')
+    if self.relpos_buckets < 4:
+      raise InputError(f'T5Config.relpos_buckets is {self.relpos_buckets}; give at least 4')
+    if self.relpos_max_distance <= self.relpos_buckets // 2:
+      raise InputError(
+        f'T5Config.relpos_max_distance is {self.relpos_max_distance}; give more than half of the '
+        f'{self.relpos_buckets} relpos_buckets'
+      )
     unknown = [a for a in self.mlp_activations if a not in layers.ACTIVATIONS]
     if unknown or len(self.mlp_activations) not in (1, 2):
       raise InputError(
@@ -55,12 +65,8 @@ class T5Config:
     if self.remat is not None and self.remat not in transformer.REMAT_POLICIES:
       known = sorted(transformer.REMAT_POLICIES)
       raise InputError(f'T5Config.remat is {self.remat!r}; give None or one of {known}')
-    try:
-      jnp.dtype(self.dtype)
-    except TypeError:
-      raise InputError(
-        f'T5Config.dtype is {self.dtype!r}; give a dtype such as bfloat16 or float32'
-      ) from None
+    if self.dtype not in DTYPES:
+      raise InputError(f'T5Config.dtype is {self.dtype!r}; give one of {", ".join(DTYPES)}')
     if not 0 <= self.dropout_rate < 1:
       raise InputError(f'T5Config.dropout_rate is {self.dropout_rate}; give a rate in [0, 1)')
 
