@@ -30,7 +30,7 @@ def main() -> None:
   """Reads the examples, writes phi from them, saves it."""
   require('model_dir', 'output')
   examples = [] if FLAGS.examples is None else read_examples(FLAGS.examples)
-  if not examples and not FLAGS.definition:
+  if not examples and not (FLAGS.definition or '').strip():
     raise InputError('there is nothing to adapt to: give --examples, --definition or both')
   from hyperjax import adapters, peft  # imports JAX, which a mistyped flag need not wait for
 

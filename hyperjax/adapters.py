@@ -246,6 +246,7 @@ class LoadedModel:
       raise InputError(f'{where} has no hypermodel to write an adapter with')
     if not self.run.lengths.get('hyper_inputs', 0):
       raise InputError(f'{where} was trained without contexts, so it cannot adapt to one')
+    definition = (definition or '').strip()
     if not examples and not definition:
       raise InputError('there is nothing to adapt to: give examples, a definition or both')
     for i, pair in enumerate(examples):

@@ -74,9 +74,11 @@ class EvaluationTask:
   references: list[tuple[str, ...]]
   options: list[tuple[str, ...]] | None = None
   context_outputs: tuple[str, ...] = ()
-  """The outputs that the context shows (the baseline that copies one needs them)."""
+  """The outputs of the examples that the context shows whole (baselines copy them)."""
   cut: int = 0
   """Parts of the context that did not fit whole; of the longest one if each input has its own."""
+  inputs_truncated: int = 0
+  """Inputs that are longer than their length, and lose their head."""
 
 
 def examples(vocabulary: Vocabulary, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[Example]:

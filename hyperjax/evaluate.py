@@ -5,7 +5,7 @@ import io
 import os
 from typing import Any
 
-from hyperjax import cli, data, decoding, evaluation, files, runs
+from hyperjax import cli, data, decoding, evaluation, files, records, runs
 from hyperjax.errors import InputError
 
 
@@ -28,10 +28,11 @@ def evaluate(
   Args:
     context: whose context phi is written from: 'own', 'wrong' (another task's) or 'none'.
     limit: instances per task.
-    seed: of the shots that contexts show, and of sampling.
+    seed: of the shots that contexts show (one set of them a task), and of sampling.
 
   Returns:
-    what model_dir/inference_eval/<mixture>-<context>-<step>.json holds; a .csv lies beside it.
+    what model_dir/inference_eval/<mixture>-<split>-<context>-seed<seed>-<step>.json holds; a .csv
+    lies beside it.
   """
   if context not in evaluation.CONTEXTS:
     known = ', '.join(evaluation.CONTEXTS)
@@ -53,26 +54,38 @@ def evaluate(
     'step': run.step,
     'mixture': live.name,
     'split': split,
+    'arguments': arguments or {},
     'context': context,
     'seed': seed,
+    'limit': limit,
+    'strategy': records.to_json(strategy),
+    'max_length': max_length,
     'instances': sum(len(task.inputs) for task in tasks),
+    'inputs_truncated': sum(task.inputs_truncated for task in tasks),
     'contexts_cut': sum(task.cut > 0 for task in tasks),
     'scores': result.scores,
     'tasks': {
       task.name: {
         'category': task.category or '',
         'instances': len(task.inputs),
+        'inputs_truncated': task.inputs_truncated,
+        'context_parts_cut': task.cut,
         'predictions': predictions,
       }
       for task, predictions in zip(tasks, result.predictions, strict=True)
     },
   }
-  name = f'{live.name}-{split}-{context}-{run.step}'
+  name = f'{live.name}-{split}-{context}-seed{seed}-{run.step}'
   place = os.path.join(run.model_dir, 'inference_eval', name)
   files.write_json(f'{place}.json', report)
   rows = table(report)
   files.write_text(f'{place}.csv', as_csv(rows))
   print(as_text(rows))
+  if report['contexts_cut'] or report['inputs_truncated']:
+    print(
+      f'cut to the lengths of the run: {report["contexts_cut"]} of {len(tasks)} contexts, '
+      f'{report["inputs_truncated"]} of {report["instances"]} inputs'
+    )
   print(f'{place}.json')
   return report
 

@@ -264,6 +264,7 @@ def test_an_adapter_of_another_vocabulary_or_structure_is_refused(model, adapter
   [
     ([], None, 'nothing to adapt to'),
     ([], '', 'nothing to adapt to'),
+    ([], ' ', 'nothing to adapt to'),
     ([('a', 'b'), ('a',)], None, 'example 2 of 2'),
     ([('a', 3)], None, 'example 1 of 1'),
     (['ab'], None, 'example 1 of 1'),

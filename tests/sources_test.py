@@ -247,6 +247,29 @@ def test_shots_never_repeat_a_question_or_a_positive_example(vocabulary, reposit
     assert shown(vocabulary, task) == [positive['input'], 'red dog']
 
 
+def test_what_an_evaluation_cuts_is_counted_and_not_said_to_be_shown(vocabulary, repository):
+  mixture = mixtures.get('sni_def_2pos')
+  (whole,) = mixture.evaluation_tasks(repository, vocabulary, LENGTHS, 'test')
+  assert (whole.cut, whole.inputs_truncated, len(whole.context_outputs)) == (0, 0, 2)
+  longest = max(map(len, whole.inputs))
+  counts = sum(len(tokens) == longest for tokens in whole.inputs)
+  for short, seen in ((1, 1), (len(whole.context) - 1, 0)):  # a token less; all but the first
+    lengths = {**LENGTHS, 'hyper_inputs': len(whole.context) - short, 'inputs': longest - 1}
+    (task,) = mixture.evaluation_tasks(repository, vocabulary, lengths, 'test')
+    assert task.context_outputs == whole.context_outputs[:seen]
+    assert (task.cut, task.inputs_truncated) == (1 if seen else 3, counts)
+  joined = dataclasses.replace(mixture, join_context=True)
+  lengths = {'inputs': longest + 1, 'targets': 9}  # markers take two
+  (task,) = joined.evaluation_tasks(repository, vocabulary, lengths, 'test')
+  assert (task.context_outputs, task.inputs_truncated) == ((), counts)
+
+
+def test_a_run_that_reads_no_context_is_asked_without_one(vocabulary, repository):
+  lengths = {'inputs': 20, 'targets': 9}
+  (task,) = mixtures.get('sni_def').evaluation_tasks(repository, vocabulary, lengths, 'test')
+  assert len(task.context) == 0 and task.cut == 1 and len(task.inputs) == 9
+
+
 def test_a_wrong_context_is_that_of_another_task(vocabulary, repository):
   for mixture in (sni.NaturalInstructions(), sni.NaturalInstructions(join_context=True)):
     right = mixture.evaluation_tasks(repository, vocabulary, LENGTHS, 'train')

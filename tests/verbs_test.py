@@ -99,7 +99,8 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
     HYPERJAX_DATA=str(tmp_path),
   )
   assert done.returncode == 0, done.stderr
-  place = pathlib.Path(model_dir) / 'inference_eval' / f'sni_def_2pos-train-own-{saved_runs.STEP}'
+  name = f'sni_def_2pos-train-own-seed0-{saved_runs.STEP}'  # a second seed overwrites nothing
+  place = pathlib.Path(model_dir) / 'inference_eval' / name
   report = json.loads(place.with_suffix('.json').read_text())
   names = list(tiny_data.TRAIN)
   assert list(report['tasks']) == names == list(report['scores']['rouge_l']['tasks'])
@@ -111,6 +112,12 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
   assert float(rows[4][3]) == pytest.approx(report['scores']['rouge_l']['all'], abs=0.005)
   for row in rows:
     assert row[0] in done.stdout
+  # 21 tokens hold none of these contexts whole; the report says what else was asked for
+  assert report['contexts_cut'] == 3 and report['inputs_truncated'] == 0
+  assert 'cut to the lengths of the run: 3 of 3 contexts, 0 of 12 inputs' in done.stdout
+  assert report['tasks'][names[0]]['context_parts_cut'] > 0
+  assert report['arguments'] == {'instances': 4} and report['limit'] is None
+  assert report['strategy']['class'] == 'hyperjax.decoding.Beam' and report['seed'] == 0
 
 
 def test_beams_and_lengths_are_flags(root, inputs, tmp_path, monkeypatch, capsys):
@@ -174,6 +181,7 @@ def test_flags_and_files_that_are_missing_are_named(root, shots, inputs, tmp_pat
   refused(adapt, '--model_dir is missing', output=output)
   refused(adapt, '--output is missing', model_dir='runs/a')
   refused(adapt, 'nothing to adapt to', model_dir='runs/a', output=output)
+  refused(adapt, 'nothing to adapt to', model_dir='runs/a', output=output, definition=' ')
   refused(adapt, 'nope.jsonl', model_dir='runs/a', output=output, examples=tmp_path / 'nope.jsonl')
   absent = {'model_dir': tmp_path / 'absent', 'output': output}
   refused(adapt, 'absent', examples=shots, **absent)

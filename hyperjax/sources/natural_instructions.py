@@ -253,21 +253,26 @@ class NaturalInstructions:
     definition = vocabulary.encode(context_card.definition) if self.definition else None
     examples = episodes.examples(vocabulary, shots)
     inputs = vocabulary.encode_many([x for x, _ in queries])
+    room = lengths['inputs'] - 2 * self.join_context  # and two markers
+    truncated = sum(len(tokens) > room for tokens in inputs)
     context, cut = episodes.NOTHING, 0
     if self.join_context:
-      room = lengths['inputs']
-      both = [episodes.joined(vocabulary, definition, examples, query, room) for query in inputs]
+      length = lengths['inputs']
+      both = [episodes.joined(vocabulary, definition, examples, query, length) for query in inputs]
       inputs, cut = [tokens for tokens, _ in both], max(cut for _, cut in both)
     elif definition is not None or examples:
-      context, cut = episodes.context(vocabulary, definition, examples, lengths['hyper_inputs'])
+      context, cut = episodes.context(
+        vocabulary, definition, examples, lengths.get('hyper_inputs', 0)
+      )
     return EvaluationTask(
       name=card.name,
       category=card.category,
       context=context,
       inputs=inputs,
       references=[tuple(ys) for _, ys in queries],
-      context_outputs=tuple(ys[0] for _, ys in shots),
+      context_outputs=tuple(ys[0] for _, ys in shots[: max(0, len(shots) - cut)]),
       cut=cut,
+      inputs_truncated=truncated,
     )
 
 
