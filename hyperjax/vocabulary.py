@@ -79,6 +79,12 @@ class Vocabulary:
       )
     return size - inside
 
+  @functools.cached_property
+  def begins_word(self) -> np.ndarray:
+    """[pieces], bool: whether a piece begins a word, as sentencepiece's ▁ says."""
+    pieces = self._processor.id_to_piece(list(range(self.pieces)))
+    return np.array([piece.startswith('▁') for piece in pieces])
+
   def _spelled(self, i: int) -> str:
     return self._processor.id_to_piece(i).lstrip('▁')
 
