@@ -30,6 +30,7 @@ def main() -> None:
   adapt.require('model_dir', 'inputs', 'output')
   if os.path.realpath(FLAGS.output) == os.path.realpath(FLAGS.inputs):
     raise InputError(f'--output={FLAGS.output} is the file of --inputs; give another one')
+  check_output(pathlib.Path(FLAGS.output))
   rows = list(lines.records(pathlib.Path(FLAGS.inputs)))
   inputs = [adapt.filled(row, 'input', where) for where, row in rows]
   from hyperjax import adapters, decoding  # imports JAX, which a mistyped flag need not wait for
@@ -45,6 +46,19 @@ def main() -> None:
   ]
   files.write_text(FLAGS.output, '\n'.join(answered) + '\n')
   print(f'{FLAGS.output}: {len(answered)} predictions')
+
+
+def check_output(path: pathlib.Path) -> None:
+  """Refuses to write over anything but an earlier run's predictions."""
+  if path.is_dir():
+    raise InputError(f'--output={path} is a folder; give a file')
+  if path.is_file() and path.stat().st_size:
+    try:
+      earlier = 'prediction' in next(lines.records(path))[1]
+    except InputError:
+      earlier = False
+    if not earlier:
+      raise InputError(f'--output={path} is there and holds no predictions; give another file')
 
 
 if __name__ == '__main__':

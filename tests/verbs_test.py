@@ -187,12 +187,15 @@ def test_flags_and_files_that_are_missing_are_named(root, shots, inputs, tmp_pat
   refused(adapt, 'absent', examples=shots, **absent)
   refused(predict, 'absent', inputs=inputs, **absent)
   refused(predict, '--inputs', model_dir='runs/a', inputs=inputs, output=inputs)
+  refused(predict, 'holds no predictions', model_dir='runs/a', inputs=inputs, output=shots)
+  refused(predict, 'is a folder', model_dir='runs/a', inputs=inputs, output=tmp_path)
   run = {'model_dir': saved_runs.hyper(root), 'output': output}
   refused(predict, 'adapter.json', inputs=inputs, adapter=tmp_path / 'absent', **run)
   refused(adapt, 'no checkpoint of step 3', examples=shots, step=3, **run)
   refused(adapt, 'thesis', examples=shots, **(run | {'output': thesis(tmp_path)}))
   assert not output.exists()
   assert [json.loads(line) for line in inputs.read_text().splitlines()] == INPUTS
+  assert [json.loads(line) for line in shots.read_text().splitlines()] == SHOTS
 
 
 def thesis(folder: pathlib.Path) -> pathlib.Path:
@@ -204,12 +207,13 @@ def thesis(folder: pathlib.Path) -> pathlib.Path:
 
 def test_an_output_that_was_there_survives_what_goes_wrong(root, inputs, tmp_path, monkeypatch):
   output = tmp_path / 'y.jsonl'
-  output.write_text('yesterday\n')
+  earlier = '{"input": "x", "prediction": "yesterday"}\n'
+  output.write_text(earlier)
   run = {'model_dir': saved_runs.hyper(root), 'inputs': inputs, 'output': output}
   flags_of(predict, monkeypatch, **run, max_length=0)
   with pytest.raises(InputError, match='max_length is 0'):
     predict.main()
-  assert output.read_text() == 'yesterday\n'
+  assert output.read_text() == earlier
   flags_of(predict, monkeypatch, **run)
   predict.main()
   assert len(output.read_text().splitlines()) == len(INPUTS)
