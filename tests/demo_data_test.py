@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from hyperjax.errors import InputError
-from scripts.demo import data, docstrings, measure, run
+from scripts.demo import data, docstrings, measure, picture, run
 
 
 def made_up(folder: pathlib.Path) -> None:
@@ -87,6 +87,8 @@ def test_differences_are_told_with_the_interval_over_tasks():
     'caclm_gain': 0.1,
     'held_out_tasks': 2,
     'held_out_instances': 9,
+    'contexts_cut': 1,
+    'inputs_cut': 7,
     'held_out_rouge_l': {'hypert5_prefix': 5.0, 'wrong_context': 3.0, 'shared_prefix': 4.0},
     'intervals': {
       **{row: [0.0, 1.0] for row in ('caclm_gain', 'hypert5_prefix', 'wrong_context')},
@@ -98,6 +100,7 @@ def test_differences_are_told_with_the_interval_over_tasks():
     },
   }
   table = measure.table(report)
+  assert '1 of 2 contexts and 7 of 9 inputs' in table
   assert '[-4.25, 6.75]' in table and '[-3.25, 5.75]' in table
 
 
@@ -107,3 +110,18 @@ def test_the_model_of_a_pack_has_a_row_for_every_id_of_its_vocabulary(tmp_path):
   (pack / 'spiece.model').write_bytes(own.read_bytes())
   folder = data.folder(tmp_path / 'out', str(pack))
   assert '--gin.t5.preset.vocab_size=4128' in run.scratch_plan(folder).bindings
+
+
+@pytest.mark.parametrize('shipped', [True, False])
+def test_the_picture_has_no_empty_panel(tmp_path, monkeypatch, shipped):
+  rows = ''.join(json.dumps({'step': step, 'loss': 9 - step}) + '\n' for step in range(1, 4))
+  for name in [f'out/{stage}/train/metrics.jsonl' for stage in picture.STAGES] + [
+    'joint/curve.jsonl'
+  ]:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(rows)
+  figures = []
+  monkeypatch.setattr(picture.pyplot, 'close', figures.append)
+  picture.draw(tmp_path / 'out', tmp_path if shipped else None)
+  assert [bool(axes.lines) for axes in figures[0].axes] == ([True, True] if shipped else [True])
+  assert (tmp_path / 'out' / 'curves.png').stat().st_size

@@ -18,6 +18,9 @@ def measure(output: pathlib.Path, folder: pathlib.Path, per_task: int) -> dict[s
   _caclm(runs.load(output / 'hyperpretrain'), folder, report)
   mtf = runs.load(output / 'mtf')
   tasks = _tasks(mtf, folder, per_task)
+  report['contexts_cut'] = sum(task.cut > 0 for task in tasks)
+  room = mtf.lengths['inputs']
+  report['inputs_cut'] = sum(len(tokens) > room for task in tasks for tokens in task.inputs)
   answers = {
     'hypert5_prefix': _answers(mtf, tasks, evaluation.own),
     'wrong_context': _answers(mtf, tasks, evaluation.others),
@@ -128,6 +131,8 @@ def table(report: dict[str, Any]) -> str:
   )
   tasks, count = report['held_out_tasks'], report['held_out_instances']
   lines += ['', f'ROUGE-L on {count} instances of {tasks} held-out tasks']
+  if any(cut := (report['contexts_cut'], report['inputs_cut'])):
+    lines.append(f'  ({cut[0]} of {tasks} contexts and {cut[1]} of {count} inputs were cut to fit)')
   for row, value in report['held_out_rouge_l'].items():
     low, high = report['intervals'][row]
     lines.append(f'  {row:20} {value:8.2f}   95 % [{low:.2f}, {high:.2f}]')

@@ -17,20 +17,22 @@ STAGES = {
 
 
 def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
-  """Writes curves.png: left what made the shipped checkpoint, right the stages of this run."""
-  figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+  """Writes curves.png: the stages of this run; left of them what made the shipped checkpoint."""
+  panels = 1 if shipped is None else 2
+  figure, axes = pyplot.subplots(
+    1, panels, figsize=(5.5 * panels, 4.2), layout='constrained', squeeze=False
+  )
   if shipped is not None:
-    plot(left, shipped / 'joint' / 'curve.jsonl', 'HyperT5-Prefix+ (CACLM and tasks)')
+    plot(axes[0, 0], shipped / 'joint' / 'curve.jsonl', 'HyperT5-Prefix+ (CACLM and tasks)')
+    axes[0, 0].set_title('the shipped checkpoint')
   for name, label in STAGES.items():
-    plot(right, output / name / 'train' / 'metrics.jsonl', label)
-  left.set_title('the shipped checkpoint' if shipped else 'no shipped checkpoint for this data')
-  right.set_title('this run')
-  for axes in (left, right):
-    axes.set_xlabel('step')
-    axes.set_ylabel('training loss (nats per target token)')
-    axes.grid(alpha=0.3)
-    if axes.lines:
-      axes.legend(frameon=False)
+    plot(axes[0, -1], output / name / 'train' / 'metrics.jsonl', label)
+  axes[0, -1].set_title('this run')
+  for each in axes.flat:
+    each.set_xlabel('step')
+    each.set_ylabel('training loss (nats per target token)')
+    each.grid(alpha=0.3)
+    each.legend(frameon=False)
   figure.savefig(output / 'curves.png', dpi=120)
   pyplot.close(figure)
 

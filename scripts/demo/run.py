@@ -55,6 +55,9 @@ def run(output: pathlib.Path, pack: str | None) -> None:
   files.write_json(output / 'report.json', report)
   picture.draw(output, SHIPPED if pack is None else None)
   print(measure.table(report))
+  if not plan.shipped:
+    steps = ', '.join(f'{name} {count}' for name, count in plan.steps.items())
+    print(f'\nSteps, from nothing: {steps}. That shows the way, not what these data can give.')
   print(f'\n{output}/report.json and {output}/curves.png; {report["seconds"]:.0f} s in all')
 
 
