@@ -23,9 +23,11 @@ class Setup:
   """What a run is made of, before any array exists.
 
   `sources` has, for 'downstream' and 'hypermodel', the run that its weights come from, or None.
+  `record` is what model.json will hold.
   """
 
   model_dir: str
+  record: Mapping[str, Any]
   model: step.Model
   trainable: tuple[str, ...]
   sources: Mapping[str, str | None]
@@ -85,7 +87,8 @@ def begin(setup: Setup, mesh: Mesh, keeper: checkpoints.Checkpoints) -> Start:
     state = jax.jit(first, out_shardings=shardings)(trained)
   else:
     state = _continued(keeper, _abstract(jax.eval_shape(first, plan.trained), shardings), metadata)
-  report = _report(plan, {'trained': origin, 'frozen': restored.origin()})
+  held = step.join(state.trainable, frozen)
+  report = _report(plan, held, {'trained': origin, 'frozen': restored.origin()})
   return Start(state, frozen, shardings, tx, metadata, report)
 
 
@@ -127,6 +130,12 @@ def _plan(setup: Setup, mesh: Mesh) -> _Plan:
   is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
   axes = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
   shapes = nn.unbox(boxed)
+  for name, leaf in _named(shapes):
+    if leaf.size == 0:
+      raise InputError(
+        f'{name} has the shape {list(leaf.shape)}, which holds nothing: '
+        'give lengths and widths of at least 1, such as PREFIX_LENGTH'
+      )
   trained, frozen = step.split(shapes, setup.trainable)
   for part in frozen:
     if setup.sources[part] is None:
@@ -181,6 +190,7 @@ def _restored(setup: Setup, shapes: Tree, parts: Tree) -> _Restored:
     if path is not None:
       params[part], found = runs.load_part(path, part)
       _check_shapes(params[part], shapes[part], f'the {part} of {path}')
+      runs.check_part(path, part, setup.record)
       sources[part] = runs.source(setup.model_dir, path, found)
   return _Restored(params, sources)
 
@@ -195,12 +205,15 @@ def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, di
     out_shardings={part: plan.shardings[part] for part in random},
   )(jax.random.key(setup.seed))
   origin |= dict.fromkeys(random, 'initialised')
-  hypermodel: Any = setup.model.hypermodel  # one with a trunk has trunk_fits and start_from
+  hypermodel: Any = setup.model.hypermodel  # one with a trunk has trunk_misfit and start_from
   backbone = restored.params.get('downstream')
   if 'hypermodel' in random and backbone is not None and hasattr(hypermodel, 'start_from'):
-    if hypermodel.trunk_fits(backbone):
+    misfit = hypermodel.trunk_misfit(backbone)
+    if misfit is None:
       params['hypermodel'] = hypermodel.start_from(params['hypermodel'], backbone)
       origin['hypermodel'] = 'initialised, trunk from the downstream model'
+    else:
+      origin['hypermodel'] = f'initialised, trunk at random ({misfit})'
   return params, origin
 
 
@@ -226,13 +239,13 @@ def _check_shapes(params: Tree, shapes: Tree, where: str) -> None:
 # -- The parameter report --------------------------------------------------------------------------
 
 
-def _report(plan: _Plan, origin: Mapping[str, Mapping[str, str]]) -> str:
+def _report(plan: _Plan, held: Tree, origin: Mapping[str, Mapping[str, str]]) -> str:
   """A line a leaf: shape, dtype, logical axes, trained or frozen, where it is from; and totals."""
   trained = {name for name, _ in _named(plan.trained)}
   axes = dict(_named(plan.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)))
   lines: list[str] = []
   totals: dict[str, tuple[int, int]] = {}
-  for name, leaf in _named(plan.shapes):
+  for name, leaf in _named(held):
     part = name.partition('/')[0]
     how = 'trained' if name in trained else 'frozen'
     what = f'{how}, {origin[how][part]}'

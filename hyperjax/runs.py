@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperjax import checkpoints, files, fingerprints, protocols, records, step
@@ -67,21 +67,41 @@ _MUST_NOT_CHANGE = ('downstream', 'hypermodel', 'trainable', 'vocabulary')
 _MAY_CHANGE = ('.remat', '.dropout_rate')
 
 
-def check_record(model_dir: str, record: dict[str, Any]) -> None:
+def check_record(model_dir: str, record: Mapping[str, Any]) -> None:
   """InputError naming the fields, if model_dir holds the run of another model."""
   path = pathlib.Path(model_dir, 'model.json')
-  old, new = read_record(model_dir), files.plain(record)
-  odd = [
-    name
-    for part in _MUST_NOT_CHANGE
-    for name in records.differences(old.get(part), new[part], part)
-    if not name.endswith(_MAY_CHANGE)
-  ]
+  odd = _differences(model_dir, record, _MUST_NOT_CHANGE, _MAY_CHANGE)
   if odd:
     raise InputError(
       f'{path} describes another run: {", ".join(odd)} differ; '
       'give this run a MODEL_DIR of its own, or delete the old one'
     )
+
+
+def check_part(path: str, part: str, record: Mapping[str, Any]) -> None:
+  """InputError naming the fields, if a part of the run at a path is not that of a record.
+
+  Weights of the same shapes can still belong to other activations, or another vocabulary.
+  """
+  model_dir, _ = located(path)
+  odd = _differences(model_dir, record, (part, 'vocabulary'), (*_MAY_CHANGE, '.dtype'))
+  if odd:
+    raise InputError(
+      f'the {part} of {path} is of another model than this run: {", ".join(odd)} differ; '
+      'give the checkpoint of this model, or the model and VOCABULARY of this checkpoint'
+    )
+
+
+def _differences(
+  model_dir: str, record: Mapping[str, Any], parts: Sequence[str], but: tuple[str, ...]
+) -> list[str]:
+  old, new = read_record(model_dir), files.plain(record)
+  return [
+    name
+    for part in parts
+    for name in records.differences(old.get(part), new[part], part)
+    if not name.endswith(but)
+  ]
 
 
 def write(
@@ -119,7 +139,23 @@ def read_record(model_dir: str) -> dict[str, Any]:
   missing = [field for field in (*_MUST_NOT_CHANGE, 'lengths') if field not in record]
   if missing:
     raise InputError(f'{path} has no {missing[0]}: it was edited; put the original back')
+  for part, field, kind in _TYPES:
+    value = record[part].get(field) if isinstance(record[part], dict) else None
+    if not isinstance(value, kind):
+      raise InputError(
+        f'{path}: {part}.{field} is {value!r}, expected {kind.__name__}: it was edited; '
+        'put the original back'
+      )
   return record
+
+
+_TYPES: tuple[tuple[str, str, type], ...] = (
+  ('vocabulary', 'file', str),
+  ('vocabulary', 'sha256', str),
+  ('vocabulary', 'extra_ids', int),
+  ('lengths', 'inputs', int),
+  ('lengths', 'targets', int),
+)
 
 
 def load(path: str, step_: int | None = None) -> Run:

@@ -42,7 +42,10 @@ def split(params: Tree, trainable: Sequence[str]) -> tuple[Tree, Tree]:
   """
   for prefix in trainable:
     if not _has(params, prefix.split('/')):
-      raise InputError(f'trainable names {prefix!r}, but the parameters have no such part')
+      raise InputError(
+        f'trainable names {prefix!r}, but the parameters have no such part, '
+        f'only {", ".join(params)} and what is in them'
+      )
   return _filter(params, '', trainable, True), _filter(params, '', trainable, False)
 
 

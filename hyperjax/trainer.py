@@ -119,14 +119,21 @@ def train(
   if isinstance(trainable, str):
     raise InputError(f'trainable is {trainable!r}; give a tuple of names: ({trainable!r},)')
   model = step.Model(downstream, hypermodel)
+  record = runs.record_of(model, data.vocabulary, data.lengths, data.name, trainable)
   sources = {'downstream': downstream_checkpoint, 'hypermodel': hypermodel_checkpoint}
   setup = initial.Setup(
-    os.path.abspath(model_dir), model, tuple(trainable), sources, optimizer, total_steps, seed
+    os.path.abspath(model_dir),
+    record,
+    model,
+    tuple(trainable),
+    sources,
+    optimizer,
+    total_steps,
+    seed,
   )
-  _check(setup, data, accumulate)
+  _check(setup, data, accumulate, loss_normalizing_factor)
   keeper = saving(setup.model_dir)
   _check_ranking(keeper, evaluation)
-  record = runs.record_of(model, data.vocabulary, data.lengths, data.name, setup.trainable)
   if keeper.latest_step() is not None:
     runs.check_record(setup.model_dir, record)
   feed = Feed(data, partitioning.make_mesh(mesh))
@@ -159,15 +166,20 @@ def train(
   return metrics
 
 
-def _check(setup: initial.Setup, data: Data, accumulate: int) -> None:
+def _check(setup: initial.Setup, data: Data, accumulate: int, factor: float | None) -> None:
   """What can be refused before any array exists."""
   if setup.total_steps < 1:
     raise InputError(f'TRAIN_STEPS (total_steps) is {setup.total_steps}; give at least 1')
+  if factor is not None and not factor > 0:
+    raise InputError(
+      f'LOSS_NORMALIZING_FACTOR (loss_normalizing_factor) is {factor}; give None or more than 0'
+    )
   if setup.model.hypermodel is None and setup.sources['hypermodel']:
     raise InputError('HYPERMODEL_CHECKPOINT_PATH is given, but the run has no hypermodel')
-  config = getattr(setup.model.downstream, 'config', None)
-  if config is not None:
-    data.vocabulary.check_fits(config.vocab_size)
+  trunk = getattr(setup.model.hypermodel, 'trunk', None)
+  for config in (getattr(setup.model.downstream, 'config', None), trunk):
+    if config is not None:
+      data.vocabulary.check_fits(config.vocab_size)
   step.check_batch(data.batch_size, data.batch_size // data.targets_per_context, accumulate)
 
 

@@ -139,6 +139,10 @@ def test_a_model_json_that_is_not_one(pair, tmp_path):
   cases = [
     (dict(format=2), 'is not of format 1'),
     (dict(downstream=None), 'model.json: downstream is None, which is not a model'),
+    (dict(vocabulary={}), 'model.json: vocabulary.file is None, expected str'),
+    (dict(vocabulary=record['vocabulary'] | {'extra_ids': '9'}), "extra_ids is '9', expected int"),
+    (dict(lengths={'inputs': 9}), 'model.json: lengths.targets is None, expected int'),
+    (dict(lengths=7), 'model.json: lengths.inputs is None'),
     (dict(hypermodel=downstream), 'model.json: hypermodel is .* which writes no phi'),
     (dict(downstream=downstream | {'class': 'os.system'}), 'os.system cannot be built'),
     (dict(downstream=downstream | {'tail': 1}), "unexpected keyword argument 'tail'"),

@@ -7,12 +7,14 @@ import signal
 import jax
 import numpy as np
 import pytest
+import tiny_data
 import tiny_runs
 from tiny_runs import STEPS
 
 from hyperjax import checkpoints, errors, fingerprints, optim, partitioning, peft, runs, trainer
 from hyperjax.hypermodels import learned
 from hyperjax.models import t5
+from hyperjax.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -162,6 +164,7 @@ def test_a_joint_run_takes_each_part_from_its_checkpoint(root, tmp_path):
 
 
 def test_a_trunk_starts_from_the_backbone_where_its_sizes_are_equal(root, tmp_path):
+  """… and else the report says which leaf is in the way."""
   backbone = fingerprints.fingerprint(runs.load(str(tiny_runs.backbone(root))).params['downstream'])
   trunk = fingerprints.fingerprint(begin(root, tmp_path / 'a')[0].trainable['hypermodel']['t5'])
   assert len(trunk) > 20 and all(backbone[name] == mark for name, mark in trunk.items())
@@ -169,7 +172,7 @@ def test_a_trunk_starts_from_the_backbone_where_its_sizes_are_equal(root, tmp_pa
   begin(root, tmp_path / 'b', hypermodel=other)
   report = lambda name: (tmp_path / name / 'model-info.txt').read_text()
   assert 'hypermodel: trained, initialised, trunk from the downstream model: ' in report('a')
-  assert 'hypermodel: trained, initialised: ' in report('b')
+  assert 'trained, initialised, trunk at random (decoder/layers/mlp/wi_0/kernel is ' in report('b')
 
 
 @pytest.mark.parametrize('method', [peft.LoRA(2), peft.PrefixTuning(2)], ids=['lora', 'prefix'])
@@ -204,6 +207,12 @@ def test_frozen_weights_are_kept_in_the_dtype_of_computation(root, tmp_path):
   )
   dtypes = lambda tree: {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
   assert dtypes(frozen) == {'bfloat16'} and dtypes(state.trainable) == {'float32'}
+  count = sum(leaf.size for leaf in jax.tree.leaves(frozen))
+  report = (tmp_path / 'model-info.txt').read_text()
+  assert f'{count:,} parameters, {2 * count / 2**20:,.1f} MiB' in report
+  assert {line.split()[2] for line in report.splitlines() if ' frozen, ' in line[90:]} == {
+    'bfloat16'
+  }
 
 
 def test_a_changed_frozen_weight_is_found_at_the_end(root, tmp_path, monkeypatch):
@@ -351,11 +360,28 @@ def refused(root) -> list:
   phi = {'hypermodel': learned.LearnedPhi(tiny_runs.config(root))}
   over = lambda **shape: {'mesh': partitioning.MeshShape(**shape), **phi}
   rows = lambda **changes: {'data': tiny_runs.live(root, **changes)}
+  other = tiny_data.train_vocabulary(root / 'other' / 'vocabulary.model', vocab_size=66)
+  other = Vocabulary(str(other), tiny_runs.world(root)[1].extra_ids)
   return [
     ({'total_steps': 0}, 'TRAIN_STEPS .total_steps. is 0; give at least 1'),
     ({'trainable': 'hypermodel'}, "trainable is 'hypermodel'; give a tuple"),
     ({'trainable': ('hypermodel/tail',)}, "trainable names 'hypermodel/tail'"),
+    ({'hypermodel': None}, "names 'hypermodel', but the parameters have no such part, only downst"),
     ({'accumulate': 3}, 'accumulate=3 does not divide the 4 contexts'),
+    ({'loss_normalizing_factor': 0.0}, 'LOSS_NORMALIZING_FACTOR .* is 0.0; give'),
+    (
+      {'hypermodel': tiny_runs.hypermodel(root, trunk=tiny_runs.config(root, vocab_size=8))},
+      'vocabulary.* ids, the model 8 embedding rows',
+    ),
+    (
+      {'hypermodel': tiny_runs.hypermodel(root, method=peft.PrefixTuning(0))},
+      r'hypermodel/queries has the shape \[0, 12\]',
+    ),
+    (
+      {'downstream': t5.T5(tiny_runs.config(root, mlp_activations=('silu', 'linear')))},
+      'backbone is of another model .*: downstream.config.mlp_activations differ',
+    ),
+    (rows(vocabulary=other), 'backbone is of another model .*: vocabulary.sha256 differ'),
     ({'downstream': t5.T5(tiny_runs.config(root, vocab_size=64))}, 'vocab_size|embedding'),
     ({'downstream_checkpoint': None}, 'the downstream is frozen.*: give INITIAL_CHECKPOINT_PATH'),
     ({'trainable': ('hypermodel/queries',)}, 'hypermodel is frozen.*: give HYPERMODEL_CHECKPOINT_'),

@@ -100,10 +100,10 @@ class HyperT5(nn.Module):
     return self.init(key, jnp.ones((1, 2), jnp.int32))['params']
 
   @nn.nowrap
-  def trunk_fits(self, backbone) -> bool:
-    """Whether a backbone has the trunk's sizes, so that the trunk can start from it."""
+  def trunk_misfit(self, backbone) -> str | None:
+    """The first leaf that keeps the trunk from starting from a backbone; None: it can."""
     own = jax.eval_shape(lambda key: nn.unbox(self.init_params(key)), jax.random.key(0))
-    return _misfit(own['t5'], backbone) is None
+    return _misfit(own['t5'], backbone)
 
   @nn.nowrap
   def start_from(self, params, backbone):
