@@ -202,7 +202,7 @@ class LoadedModel:
 
   def predict(
     self,
-    inputs: Sequence[str],
+    inputs: Sequence[Any],
     adapter: Adapter | None = None,
     strategy: decoding.Strategy = decoding.GREEDY,
     batch_size: int = 32,
@@ -218,12 +218,18 @@ class LoadedModel:
       seed: of sampling.
 
     Raises:
-      InputError: an empty input; an adapter of another backbone, vocabulary or structure.
+      InputError: an input that is empty or no text; an adapter of another backbone, vocabulary or
+        structure.
     """
     phi = None
     if adapter is not None:
       self._check(adapter)
       phi = jax.tree.map(jnp.asarray, adapter.phi)
+    if isinstance(inputs, str):
+      raise InputError(f'inputs is the text {inputs!r}, give a list of texts')
+    for i, each in enumerate(inputs):
+      if not _is_text(each):
+        raise InputError(f'input {i + 1} of {len(inputs)} is {each!r}; give a text')
     tokens = self.run.vocabulary.encode_many(list(inputs))
     self._check_inputs(tokens)
     shapes = decoding.Shapes.up_to(batch_size, self.run.lengths['inputs'])
@@ -246,7 +252,10 @@ class LoadedModel:
       raise InputError(f'{where} has no hypermodel to write an adapter with')
     if not self.run.lengths.get('hyper_inputs', 0):
       raise InputError(f'{where} was trained without contexts, so it cannot adapt to one')
-    definition = (definition or '').strip()
+    definition = '' if definition is None else definition
+    if not _is_text(definition):
+      raise InputError(f'the definition is {definition!r}; give a text')
+    definition = definition.strip()
     if not examples and not definition:
       raise InputError('there is nothing to adapt to: give examples, a definition or both')
     for i, pair in enumerate(examples):
@@ -298,8 +307,16 @@ class LoadedModel:
     }
 
 
+def _is_text(value: Any) -> bool:
+  """Whether it is a string without halves of characters, which no vocabulary knows."""
+  try:
+    return isinstance(value, str) and value.encode() is not None
+  except UnicodeEncodeError:
+    return False
+
+
 def _check_pair(pair: Any, where: str) -> None:
-  texts = isinstance(pair, (tuple, list)) and all(isinstance(text, str) for text in pair)
+  texts = isinstance(pair, (tuple, list)) and all(map(_is_text, pair))
   if not texts or len(pair) != 2:
     raise InputError(f'{where} is {pair!r}; give a pair of texts (input, output)')
   if not all(text.strip() for text in pair):

@@ -269,6 +269,8 @@ def test_an_adapter_of_another_vocabulary_or_structure_is_refused(model, adapter
     ([('a', 3)], None, 'example 1 of 1'),
     (['ab'], None, 'example 1 of 1'),
     ([('a', ' ')], None, 'empty input or output'),
+    ([('a', '\udcff')], None, 'example 1 of 1'),
+    ([], 'a \udcff', 'definition'),
   ],
 )
 def test_examples_that_are_no_pairs_of_texts_are_refused(model, examples, definition, word):
@@ -291,6 +293,20 @@ def test_a_context_that_is_too_long_keeps_whole_examples_and_says_so(model):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     model.adapt([('plum', 'grape')])
+
+
+@pytest.mark.parametrize(
+  'inputs,words',
+  [
+    ('plum', "'plum', give a list of texts"),  # not an answer to each of its letters
+    (['plum', 3], 'input 2 of 2 is 3'),
+    (['plum', None], 'input 2 of 2 is None'),
+    (['\udcff'], 'input 1 of 1'),
+  ],
+)
+def test_inputs_that_are_no_texts_are_refused(model, adapter, inputs, words):
+  with pytest.raises(InputError, match=words):
+    model.predict(inputs, adapter)
 
 
 def test_inputs_that_are_too_long_keep_their_tail_and_say_so(model, adapter):
