@@ -321,23 +321,10 @@ class CaclmEpisodes:
   targets_per_context: int = 1
 
   def __post_init__(self):
-    low, high = self.c_lengths
-    if not (0 < low <= high and self.b_length > 0 and self.min_segment > 0):
-      raise errors.InputError(
-        f'segments must have at least one token, and c_lengths go up: got b_length'
-        f' {self.b_length}, c_lengths {self.c_lengths}, min_segment {self.min_segment}'
-      )
-    needs = {
-      'hyper_inputs': self.window - self.targets_per_context * (self.b_length + low) + 2,
-      'inputs': self.b_length,
-      'targets': high,
-    }
-    for feature, least in needs.items():
-      if self.lengths.get(feature, 0) < least:
-        raise errors.InputError(
-          f'length of {feature} is {self.lengths.get(feature, 0)}, a window of {self.window}'
-          f' tokens needs {least}: raise TASK_FEATURE_LENGTHS or lower window'
-        )
+    if self.min_segment < 1:
+      raise errors.InputError(f'min_segment is {self.min_segment}; give 1 or more')
+    least = self.targets_per_context * (self.b_length + self.c_lengths[0])
+    _check_segments(self.b_length, self.c_lengths, self.window, 2 - least, self.lengths)
     _ = self.windows  # raises if there is none
 
   @functools.cached_property
@@ -385,6 +372,29 @@ class CaclmEpisodes:
     return marked(self.vocabulary, a, d)
 
 
+def _check_segments(
+  b_length: int,
+  c_lengths: tuple[int, int],
+  window: int,
+  more: int,
+  lengths: Mapping[str, int],
+) -> None:
+  """InputError where B or C is empty, or `lengths` hold less than a window and `more` tokens."""
+  low, high = c_lengths
+  if not (0 < low <= high and b_length > 0):
+    raise errors.InputError(
+      f'segments must have at least one token, and c_lengths go up: got b_length {b_length},'
+      f' c_lengths {c_lengths}'
+    )
+  needs = {'hyper_inputs': window + more, 'inputs': b_length, 'targets': high}
+  for feature, least in needs.items():
+    if lengths.get(feature, 0) < least:
+      raise errors.InputError(
+        f'length of {feature} is {lengths.get(feature, 0)}, a window of {window} tokens needs'
+        f' {least}: raise TASK_FEATURE_LENGTHS or lower window'
+      )
+
+
 def segments(
   rng: np.random.Generator,
   window: Tokens,
@@ -405,6 +415,64 @@ def marked(vocabulary: Vocabulary, a: Tokens, d: Tokens) -> Tokens:
   """`A <extra_id_0> <extra_id_1> D`: what the hypermodel reads."""
   sentinels = np.array([vocabulary.sentinel(0), vocabulary.sentinel(1)], np.int32)
   return np.concatenate([a, sentinels, d])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReconstructionEpisodes:
+  """A window is the context; a target goes on, inside it, from the b_length tokens of its input.
+
+  It teaches phi to carry what the context says word for word (as the autoencoding of ICAE does).
+  Where each target is in the window, and how long it is, is drawn anew.
+  """
+
+  documents: Documents
+  lengths: Mapping[str, int]
+  window: int = 512
+  b_length: int = 32
+  c_lengths: tuple[int, int] = (64, 128)
+  targets_per_context: int = 1
+
+  def __post_init__(self):
+    _check_segments(self.b_length, self.c_lengths, self.window, 0, self.lengths)
+    _ = self.windows  # raises if there is none
+
+  @functools.cached_property
+  def windows(self) -> Windows:
+    return Windows(self.documents, self.window, self.b_length + self.c_lengths[0])
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    return self.documents.sources
+
+  @property
+  def statistics(self) -> dict[str, dict[str, int]]:
+    return self.windows.statistics
+
+  def __call__(self, seed: int, n: int) -> Episode:
+    index = self.windows.drawn(seed, n)
+    return self._episode(np.random.default_rng((seed, n)), index, self.windows[index])
+
+  def wrong_context(self, seed: int, n: int) -> Episode:
+    """Episode n with the window of another document (of the same source where it has one)."""
+    index, rng = self.windows.drawn(seed, n), np.random.default_rng((seed, n))
+    episode = self._episode(rng, index, self.windows[index])
+    return episode | {'hyper_inputs': self.windows[self.windows.elsewhere(rng, index)]}
+
+  def _episode(self, rng: np.random.Generator, index: int, window: Tokens) -> Episode:
+    cuts = [self._cut(rng, len(window)) for _ in range(self.targets_per_context)]
+    return {
+      'task_id': self.windows.source(index),
+      'hyper_inputs': window,
+      'inputs': tuple(window[a:b] for a, b, _ in cuts),
+      'targets': tuple(window[b:c] for _, b, c in cuts),
+      'cut': 0,
+    }
+
+  def _cut(self, rng: np.random.Generator, length: int) -> tuple[int, int, int]:
+    low, high = self.c_lengths
+    c = int(rng.integers(low, min(high, length - self.b_length) + 1))
+    start = int(rng.integers(length - self.b_length - c + 1))
+    return start, start + self.b_length, start + self.b_length + c
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

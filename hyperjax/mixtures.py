@@ -32,6 +32,7 @@ class Mixture(Protocol):
 MIXTURES: dict[str, Mixture] = {
   'c4_caclm': c4.Caclm(),
   'c4_clm': c4.Clm(),
+  'c4_reconstruction': c4.Reconstruction(),
   'sni': sni.NaturalInstructions(definition=False),
   'sni_def': sni.NaturalInstructions(),
   'sni_def_2pos': sni.NaturalInstructions(positives=2),

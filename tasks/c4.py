@@ -1,7 +1,7 @@
 """Running text as seqio tasks: CACLM and CLM over JSONL files, and over TFDS's C4.
 
-`c4_caclm` and `c4_clm` assemble local JSONL by index; `c4_v310_caclm` and `c4_v310_clm` stream
-`c4/en:3.1.0` through tf.data, for text that does not fit in memory.
+`c4_caclm`, `c4_reconstruction` and `c4_clm` assemble local JSONL by index; `c4_v310_caclm` and
+`c4_v310_clm` stream `c4/en:3.1.0` through tf.data, for text that does not fit in memory.
 """
 
 import functools
@@ -11,7 +11,7 @@ import seqio
 from hyperjax import mixtures
 from tasks import assembled, preprocessors
 
-for name in ('c4_caclm', 'c4_clm'):
+for name in ('c4_caclm', 'c4_reconstruction', 'c4_clm'):
   assembled.register(name, splits=('train', 'validation'))
 
 TEXT = [

@@ -352,6 +352,39 @@ def test_a_wrong_context_comes_from_another_document_of_the_source(vocabulary):
     caclm(vocabulary, numbered(46)).wrong_context(0, 0)
 
 
+def test_reconstruction_asks_for_what_stands_in_the_context():
+  sizes = dict(window=23, b_length=3, c_lengths=(4, 7), targets_per_context=2)
+  documents = numbered(23 * 3 + 8, 23)
+  made = episodes.ReconstructionEpisodes(documents, TEXT_LENGTHS, **sizes)
+  places, lengths = set(), set()
+  for n in range(300):
+    right, wrong = made(4, n), made.wrong_context(4, n)
+    window = right['hyper_inputs']
+    np.testing.assert_array_equal(window, np.arange(window[0], window[0] + len(window)))
+    for b, c in zip(right['inputs'], right['targets'], strict=True):
+      start = int(b[0] - window[0])
+      np.testing.assert_array_equal(np.append(b, c), window[start : start + 3 + len(c)])
+      lengths.add((len(window), len(b), len(c)))
+      places.add((len(window), start))
+    assert len(right['inputs']) == 2
+    assert not np.isin(wrong['hyper_inputs'], window).any()
+    for key in ('inputs', 'targets'):
+      for ours, theirs in zip(right[key], wrong[key], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    again = made(4, n)
+    assert [x.tolist() for x in again['targets']] == [x.tolist() for x in right['targets']]
+  assert lengths == {(23, 3, c) for c in (4, 5, 6, 7)} | {(8, 3, 4), (8, 3, 5)}
+  assert places == {(23, i) for i in range(17)} | {(8, 0), (8, 1)}
+  for changes, says in (
+    ({'window': 31}, 'length of hyper_inputs is 30, a window of 31 tokens needs 31'),
+    ({'c_lengths': (4, 8)}, 'length of targets is 7, .* needs 8'),
+    ({'b_length': 0}, 'at least one token'),
+    ({'window': 6}, 'window of 6 tokens is too short'),
+  ):
+    with pytest.raises(errors.InputError, match=says):
+      episodes.ReconstructionEpisodes(documents, TEXT_LENGTHS, **(sizes | changes))
+
+
 def test_clm_is_a_prefix_and_its_continuation_within_their_lengths():
   lengths = {'inputs': 11, 'targets': 13}
   made = episodes.ClmEpisodes(numbered(20 * 3 + 7), lengths, window=20, min_segment=3)

@@ -91,3 +91,11 @@ def test_a_batch_mixes_parts_with_and_without_context(world):
 def test_parts_are_pairs_of_a_mixture_and_a_rate(parts):
   with pytest.raises(errors.InputError, match='Mixed.parts is'):
     mixed.Mixed(parts)
+
+
+def test_a_task_that_two_parts_have_is_counted_in_both(world):
+  few = sni.NaturalInstructions(instances=2)
+  both = episodes(mixed.Mixed(((SNI, 1), (CLM, 1), (few, 1))), world)
+  own = [episodes(part, world).statistics for part in (SNI, CLM, few)]
+  again = {f'{name} (2)': counts for name, counts in own[2].items()}
+  assert both.statistics == own[0] | own[1] | again

@@ -1,11 +1,11 @@
-"""Running text in C4's JSONL form, `{"text": …}` a line: CACLM and CLM episodes."""
+"""Running text in C4's JSONL form, `{"text": …}` a line: CACLM, reconstruction and CLM."""
 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 
 from hyperjax import errors, windows
-from hyperjax.episodes import CaclmEpisodes, ClmEpisodes
+from hyperjax.episodes import CaclmEpisodes, ClmEpisodes, ReconstructionEpisodes
 from hyperjax.sources import files
 from hyperjax.sources.files import DataDir
 from hyperjax.vocabulary import Vocabulary
@@ -62,6 +62,34 @@ class Caclm:
       b_length=self.b_length,
       c_lengths=(self.c_lengths[0], self.c_lengths[1]),  # gin may give a list
       min_segment=self.min_segment,
+      targets_per_context=targets_per_context,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+  """Hyperpretraining: the whole window to the hypermodel; B of it to the downstream, C after B."""
+
+  files: str = FILES
+  window: int = 512
+  b_length: int = 32
+  c_lengths: tuple[int, int] = (64, 128)
+  max_documents: int | None = None
+
+  def episodes(
+    self,
+    data_dir: DataDir,
+    vocabulary: Vocabulary,
+    lengths: Mapping[str, int],
+    split: str = 'train',
+    targets_per_context: int = 1,
+  ) -> ReconstructionEpisodes:
+    return ReconstructionEpisodes(
+      documents(data_dir, self.files, split, vocabulary, self.max_documents),
+      lengths,
+      window=self.window,
+      b_length=self.b_length,
+      c_lengths=(self.c_lengths[0], self.c_lengths[1]),  # gin may give a list
       targets_per_context=targets_per_context,
     )
 

@@ -54,7 +54,12 @@ class MixedEpisodes:
 
   @property
   def statistics(self) -> dict[str, dict[str, int]]:
-    return {name: counts for part in self.parts for name, counts in part.statistics.items()}
+    """By task; one that comes again in a later part has that part's number (from 0) behind it."""
+    result: dict[str, dict[str, int]] = {}
+    for i, part in enumerate(self.parts):
+      own = part.statistics.items()
+      result |= {f'{name} ({i})' if name in result else name: counts for name, counts in own}
+    return result
 
   def __call__(self, seed: int, n: int) -> Episode:
     part, first = self._drawn(seed, n)
