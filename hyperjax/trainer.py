@@ -39,6 +39,8 @@ from hyperjax import (
 from hyperjax.errors import InputError
 from hyperjax.vocabulary import Vocabulary
 
+Batch = dict[str, np.ndarray]
+
 
 @runtime_checkable
 class Data(Protocol):
@@ -138,15 +140,19 @@ def train(
     runs.check_record(setup.model_dir, record)
   feed = Feed(data, partitioning.make_mesh(mesh))
   with _asked_to_stop() as asked, contextlib.closing(keeper):
-    batches = feed.after(keeper.latest_step() or 0)
+    first, batches = feed.after(keeper.latest_step() or 0)
+    _check_contexts(hypermodel, first, data.name)
     start = initial.begin(setup, feed.mesh, keeper)
+    advance = _step(setup, start, objective, accumulate, loss_normalizing_factor)
+    with feed.placed():  # what does not fit together is found before anything is written
+      jax.eval_shape(advance, start.state, start.frozen, feed.put(first))
     if jax.process_index() == 0:
       runs.write(setup.model_dir, record, data.vocabulary, start.report, config)
     logs.say(start.report.rpartition('\n\n')[2].rstrip())
     loop = Loop(
       setup.model_dir,
       total_steps,
-      _step(setup, start, objective, accumulate, loss_normalizing_factor),
+      advance,
       feed,
       Evaluator.of(evaluation, feed.mesh, model, objective),
       keeper,
@@ -181,6 +187,16 @@ def _check(setup: initial.Setup, data: Data, accumulate: int, factor: float | No
     if config is not None:
       data.vocabulary.check_fits(config.vocab_size)
   step.check_batch(data.batch_size, data.batch_size // data.targets_per_context, accumulate)
+
+
+def _check_contexts(hypermodel: protocols.Hypermodel | None, batch: Batch, name: str) -> None:
+  """A hypermodel that reads with a trunk would learn from padding, and nothing would show it."""
+  contexts = batch.get('hyper_input_tokens')
+  if getattr(hypermodel, 'trunk', None) is not None and contexts is not None and not contexts.any():
+    raise InputError(
+      f'the hypermodel reads contexts, and those of {name} are empty: give a mixture that has '
+      'some, or a hypermodel that reads none'
+    )
 
 
 def _check_ranking(keeper: checkpoints.Checkpoints, evaluation: Evaluation | None) -> None:
@@ -273,15 +289,16 @@ class Feed:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
       yield
 
-  def after(self, step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(number, this process's part of the batch) of the steps after `step`.
+  def after(self, step: int) -> tuple[Batch, Iterator[tuple[int, Batch]]]:
+    """The first batch after `step`, and all of them, (number, this process's part of the batch).
 
     The first is read now, so that bad data are found before weights are loaded.
     """
     batches = self._after(step)
-    return itertools.chain([next(batches)], batches)
+    first = next(batches)
+    return first[1], itertools.chain([first], batches)
 
-  def _after(self, step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  def _after(self, step: int) -> Iterator[tuple[int, Batch]]:
     batches = self.data.starting_at(step, *partitioning.data_layout(self.mesh))
     while True:
       step += 1
@@ -322,7 +339,7 @@ class Evaluator:
   def __call__(self, state: step.TrainState, frozen: step.Tree) -> dict[str, float]:
     parts = [
       self.sums(state.trainable, frozen, self.feed.put(batch), state.extra)
-      for _, batch in itertools.islice(self.feed.after(0), self.steps)
+      for _, batch in itertools.islice(self.feed.after(0)[1], self.steps)
     ]
     total = jax.tree.map(lambda *x: sum(x), *parts)
     return {f'eval/{name}': float(value) for name, value in step.means(total).items()}
@@ -345,7 +362,7 @@ class Loop:
     self,
     state: step.TrainState,
     frozen: step.Tree,
-    batches: Iterator[tuple[int, dict[str, np.ndarray]]],
+    batches: Iterator[tuple[int, Batch]],
   ) -> tuple[int, dict[str, float]]:
     """To the last step, or until asked to stop; returns the step reached and its metrics."""
     first = int(state.step)

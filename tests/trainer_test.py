@@ -401,6 +401,11 @@ def refused(root) -> list:
       over(data=1, model=2) | {'downstream': t5.T5(odd), 'hypermodel': learned.LearnedPhi(odd)},
       'axis .* of size .* cannot be split over model=2',
     ),
+    (
+      rows(lengths={'inputs': 9, 'targets': 5}),
+      'hyper_input_tokens, which the batches do not have',
+    ),
+    (rows(mixture='sni'), 'reads contexts, and those of sni are empty: give a mixture'),
     (rows(data_dir=str(root / 'nowhere')), 'DATA_DIR names .*nowhere, which is not a folder'),
     (
       phi | {'optimizer': optim.AdamW(optim.LinearDecay(1e-3, 9))},
