@@ -34,6 +34,7 @@ def main() -> None:
     raise InputError('there is nothing to adapt to: give --examples, --definition or both')
   from hyperjax import adapters, peft  # imports JAX, which a mistyped flag need not wait for
 
+  adapters.check_place(FLAGS.output)
   model = adapters.load(FLAGS.model_dir, FLAGS.step)
   start = time.monotonic()
   with warnings_as_lines():

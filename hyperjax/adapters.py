@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ import safetensors.numpy
 import hyperjax
 from hyperjax import decoding, episodes, evaluation, files, fingerprints, peft, runs
 from hyperjax.errors import InputError
+from hyperjax.hypermodels import learned
 
 FORMAT = 1
 WEIGHTS, RECORD = 'adapter.safetensors', 'adapter.json'
@@ -49,9 +50,7 @@ class Adapter:
     Raises:
       InputError: the directory holds something else, or cannot be written.
     """
-    place = pathlib.Path(directory)
-    if place.exists() and not (place.is_dir() and _is_free(place)):
-      raise InputError(f'{place} is there and is no adapter; give another place')
+    place = check_place(directory)
     leaves = {
       name.replace('/', '.'): np.asarray(leaf)
       for name, leaf in zip(peft.leaf_names(self.phi), jax.tree.leaves(self.phi), strict=True)
@@ -92,6 +91,18 @@ def load_adapter(directory: str | os.PathLike[str]) -> Adapter:
   except InputError as error:
     raise InputError(f'{where} holds no phi: {error}') from error
   return Adapter(phi, record.get('provenance', {}))
+
+
+def check_place(directory: str | os.PathLike[str]) -> pathlib.Path:
+  """The directory, if an adapter may be written there: an empty one, a new one, an adapter's.
+
+  Raises:
+    InputError: it holds something else.
+  """
+  place = pathlib.Path(directory)
+  if place.exists() and not (place.is_dir() and _is_free(place)):
+    raise InputError(f'{place} is there and is no adapter; give another place')
+  return place
 
 
 def _is_free(place: pathlib.Path) -> bool:
@@ -179,7 +190,7 @@ class LoadedModel:
     self.run = run
     self._write = evaluation.writer(run)
 
-  def adapt(self, examples: Sequence[Any] = (), definition: str | None = None) -> Adapter:
+  def adapt(self, examples: Iterable[Any] = (), definition: str | None = None) -> Adapter:
     """Writes phi from (input, output) pairs of text and a definition, in one forward pass.
 
     The context holds the definition and then whole examples as far as they fit; what is cut is
@@ -189,6 +200,12 @@ class LoadedModel:
       InputError: neither examples nor a definition; an example that is no pair of texts; the run
         writes no phi.
     """
+    if isinstance(self.run.model.hypermodel, learned.LearnedPhi):
+      warnings.warn(
+        'phi of this run is learned, one for all tasks: examples and definition change nothing',
+        stacklevel=2,
+      )
+    examples = list(examples)
     context, parts, cut = self._context(examples, definition)
     if cut:
       warnings.warn(

@@ -320,6 +320,7 @@ def from_environment() -> Vocabulary:
 
 def _provider(name: str, vocabulary: Vocabulary | None) -> Any:
   """The seqio task or mixture of a name, reading with `vocabulary` if that is given."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # or its start-up lines come before ours
   try:
     import seqio
     import tensorflow as tf

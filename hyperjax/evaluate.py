@@ -28,7 +28,8 @@ def evaluate(
   Args:
     context: whose context phi is written from: 'own', 'wrong' (another task's) or 'none'.
     limit: instances per task.
-    seed: of the shots that contexts show (one set of them a task), and of sampling.
+    seed: of the shots that contexts show (one set of them a task), of who gets whose context, and
+      of sampling.
 
   Returns:
     what model_dir/inference_eval/<mixture>-<split>-<context>-seed<seed>-<step>.json holds; a .csv
@@ -90,8 +91,12 @@ def evaluate(
   return report
 
 
+INTERVALS = {'95 %, more instances': 'interval', '95 %, more tasks': 'interval_of_tasks'}
+"""Rows of the table: what the mean might be on further instances of these tasks, or on others."""
+
+
 def table(report: dict[str, Any]) -> list[list[str]]:
-  """Rows of cells: a head, a task each, and all instances with their interval."""
+  """Rows of cells: a head, a task each, and all instances with their intervals."""
   scores, tasks = report['scores'], report['tasks']
   rows = [['task', 'category', 'instances', *scores]]
   for name, task in tasks.items():
@@ -99,8 +104,9 @@ def table(report: dict[str, Any]) -> list[list[str]]:
     rows.append([name, task['category'], str(task['instances']), *own])
   every = (f'{scores[metric]["all"]:.2f}' for metric in scores)
   rows.append(['all instances', '', str(report['instances']), *every])
-  intervals = [scores[metric]['interval'] for metric in scores]
-  rows.append(['95 % interval', '', '', *(f'{low:.2f} to {high:.2f}' for low, high in intervals)])
+  for name, key in INTERVALS.items():
+    intervals = [scores[metric][key] for metric in scores]
+    rows.append([name, '', '', *(f'{low:.2f} to {high:.2f}' for low, high in intervals)])
   return rows
 
 

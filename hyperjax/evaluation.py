@@ -12,11 +12,11 @@ from hyperjax import data, decoding, metrics, objectives, peft, runs
 from hyperjax.episodes import EvaluationTask
 from hyperjax.errors import InputError
 
-Contexts = Callable[[Sequence[EvaluationTask]], list[np.ndarray | None]]
-"""Which context phi is written from, for each task; None: no phi."""
+Contexts = Callable[[Sequence[EvaluationTask], int], list[np.ndarray | None]]
+"""(tasks, seed) -> which context phi is written from, for each task; None: no phi."""
 
 
-def own(tasks: Sequence[EvaluationTask]) -> list[np.ndarray | None]:
+def own(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[np.ndarray | None]:
   """Each task's own context."""
   return [task.context for task in tasks]
 
@@ -37,7 +37,7 @@ def others(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[np.ndarray | 
   return result
 
 
-def nobody(tasks: Sequence[EvaluationTask]) -> list[np.ndarray | None]:
+def nobody(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[np.ndarray | None]:
   """No phi: the downstream model alone."""
   return [None for _ in tasks]
 
@@ -68,7 +68,7 @@ def evaluate(
   Args:
     contexts: whose context each phi is written from; the controls differ in this alone.
     max_length: of answers, in tokens; None: the run's length of targets.
-    seed: of sampling.
+    seed: of sampling, and of who gets whose context.
 
   Raises:
     InputError: no questions.
@@ -78,7 +78,7 @@ def evaluate(
   write = writer(run)
   shapes = one_shape(tasks, batch_size, run.lengths['inputs'])
   predictions = []
-  for i, (task, context) in enumerate(zip(tasks, contexts(tasks), strict=True)):
+  for i, (task, context) in enumerate(zip(tasks, contexts(tasks, seed), strict=True)):
     phi = None if context is None else write(context)
     rng = jax.random.fold_in(jax.random.key(seed), i)
     predictions.append(answer(run, task.inputs, phi, shapes, strategy, max_length, rng))

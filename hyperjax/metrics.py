@@ -95,7 +95,8 @@ def interval(
 
 
 def table(tasks: Sequence[EvaluationTask], predictions: Sequence[Sequence[str]]) -> dict:
-  """{metric: {'all': mean over instances, 'interval': …, 'tasks': {…}, 'categories': {…}}}."""
+  """{metric: {'all': mean over instances, 'interval': of instances, 'interval_of_tasks': of whole
+  tasks, 'tasks': {name: mean}, 'categories': {name: mean}}}."""
   answers = [y for each in predictions for y in each]
   references = [ys for task in tasks for ys in task.references]
   names = [task.name for task in tasks for _ in task.references]
@@ -108,6 +109,7 @@ def table(tasks: Sequence[EvaluationTask], predictions: Sequence[Sequence[str]])
     metric: {
       'all': float(np.mean(each)),
       'interval': interval(each),
+      'interval_of_tasks': interval(each, names),
       'tasks': means(each, names),
       'categories': means(each, categories),
     }

@@ -237,7 +237,7 @@ def _check_split(mesh: Mesh, what: str, size: int, targets: Sequence[str]) -> No
     over = ' x '.join(f'{axis}={mesh.shape[axis]}' for axis in targets)
     raise InputError(
       f'{what} of size {size} cannot be split over {over}: '
-      f'make it a multiple of {parts}, or choose a mesh whose {" and ".join(targets)} divide it'
+      f'make it a multiple of {parts}, or another mesh: {" x ".join(targets)} must divide it'
     )
 
 

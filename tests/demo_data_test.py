@@ -125,3 +125,29 @@ def test_the_picture_has_no_empty_panel(tmp_path, monkeypatch, shipped):
   picture.draw(tmp_path / 'out', tmp_path if shipped else None)
   assert [bool(axes.lines) for axes in figures[0].axes] == ([True, True] if shipped else [True])
   assert (tmp_path / 'out' / 'curves.png').stat().st_size
+
+
+def test_tasks_and_vocabulary_of_an_older_checkout_are_replaced(tmp_path, monkeypatch):
+  tasks, shipped = tmp_path / 'tasks', tmp_path / 'shipped.model'
+  (tasks / 'tasks').mkdir(parents=True)
+  monkeypatch.setattr(data, 'TASKS', tasks)
+  monkeypatch.setattr(data, 'SHIPPED_VOCABULARY', shipped)
+  made = tmp_path / 'data'
+
+  def prepared(task: str, pieces: str) -> tuple[dict[str, str], str]:
+    for path in (tasks / 'tasks').iterdir():
+      path.unlink()
+    (tasks / 'tasks' / f'{task}.json').write_text(task)
+    shipped.write_text(pieces)
+    data.prepare(made)
+    return contents(made / 'sni'), (made / 'vocabulary.model').read_text()
+
+  assert prepared('one', 'a b') == ({'tasks/one.json': 'one'}, 'a b')
+  mine = made / 'text' / 'docstrings.train.jsonl'
+  mine.write_text('kept')
+  assert prepared('one', 'a c') == ({'tasks/one.json': 'one'}, 'a c')
+  assert prepared('two', 'a c') == ({'tasks/two.json': 'two'}, 'a c')
+  assert mine.read_text() == 'kept'
+  stamp = (made / 'vocabulary.model').stat().st_mtime_ns
+  prepared('two', 'a c')
+  assert (made / 'vocabulary.model').stat().st_mtime_ns == stamp

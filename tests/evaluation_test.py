@@ -93,6 +93,17 @@ def test_the_wrong_context_is_another_tasks_and_of_another_category_where_there_
     evaluation.others(tasks[:1])
 
 
+def test_the_seed_decides_whose_context_is_the_wrong_one(root, tasks):
+  run, seen = runs.load(saved_runs.hyper(root, 'shared')), []
+
+  def contexts(tasks, seed):
+    seen.append(seed)
+    return evaluation.others(tasks, seed)
+
+  evaluation.evaluate(run, tasks, contexts, seed=7)
+  assert seen == [7]
+
+
 def test_a_shared_phi_does_not_mind_a_wrong_context(root, tasks):
   run = runs.load(saved_runs.hyper(root, 'shared'))
   own, wrong, none = (

@@ -54,6 +54,9 @@ def test_instances_are_weighed_alike_and_groups_apart():
   assert table['rouge_l']['all'] == pytest.approx(metrics.rouge_l(PREDICTIONS, REFERENCES))
   low, high = table['rouge_l']['interval']
   assert low < table['rouge_l']['all'] < high
+  scores, names = metrics.exact_match_each(PREDICTIONS, REFERENCES), list('abcccc')
+  assert table['exact_match']['interval_of_tasks'] == metrics.interval(scores, names)
+  assert table['exact_match']['interval'] != table['exact_match']['interval_of_tasks']
 
 
 def test_an_interval_is_that_of_the_mean():

@@ -107,7 +107,12 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
   assert [len(each['predictions']) for each in report['tasks'].values()] == [4, 4, 4]
   rows = list(csv.reader(place.with_suffix('.csv').open()))
   assert rows[0] == ['task', 'category', 'instances', 'rouge_l', 'exact_match']
-  assert [row[0] for row in rows[1:]] == [*names, 'all instances', '95 % interval']
+  assert [row[0] for row in rows[1:]] == [
+    *names,
+    'all instances',
+    '95 %, more instances',
+    '95 %, more tasks',
+  ]
   assert rows[1][1:3] == ['Text Case', '4'] and rows[4][2] == '12'
   assert float(rows[4][3]) == pytest.approx(report['scores']['rouge_l']['all'], abs=0.005)
   for row in rows:
@@ -189,10 +194,11 @@ def test_flags_and_files_that_are_missing_are_named(root, shots, inputs, tmp_pat
   refused(predict, '--inputs', model_dir='runs/a', inputs=inputs, output=inputs)
   refused(predict, 'holds no predictions', model_dir='runs/a', inputs=inputs, output=shots)
   refused(predict, 'is a folder', model_dir='runs/a', inputs=inputs, output=tmp_path)
+  # A taken place is told before the run is read.
+  refused(adapt, 'thesis', examples=shots, **(absent | {'output': thesis(tmp_path)}))
   run = {'model_dir': saved_runs.hyper(root), 'output': output}
   refused(predict, 'adapter.json', inputs=inputs, adapter=tmp_path / 'absent', **run)
   refused(adapt, 'no checkpoint of step 3', examples=shots, step=3, **run)
-  refused(adapt, 'thesis', examples=shots, **(run | {'output': thesis(tmp_path)}))
   assert not output.exists()
   assert [json.loads(line) for line in inputs.read_text().splitlines()] == INPUTS
   assert [json.loads(line) for line in shots.read_text().splitlines()] == SHOTS

@@ -27,13 +27,19 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
   """Makes text/, sni/ and vocabulary.model, and manifest.json that says what they hold.
 
   The vocabulary is the shipped checkpoint's where there is one, else trained on the docstrings and
-  the training tasks.
+  the training tasks. Tasks and vocabulary of an older checkout are replaced.
   """
-  if (folder / 'manifest.json').exists():
+  manifest, vocabulary = folder / 'manifest.json', folder / 'vocabulary.model'
+  said = files.read_json(manifest) if manifest.exists() else {}
+  if not said:
+    docstrings.write(folder / 'text')
+  elif said.get('sni/tasks') == _of_tasks(TASKS) and (
+    not SHIPPED_VOCABULARY.exists()
+    or said['vocabulary.model']['sha256'] == _sha256(SHIPPED_VOCABULARY.read_bytes())
+  ):
     return folder
-  docstrings.write(folder / 'text')
-  shutil.copytree(TASKS, folder / 'sni', dirs_exist_ok=True)
-  vocabulary = folder / 'vocabulary.model'
+  shutil.rmtree(folder / 'sni', ignore_errors=True)
+  shutil.copytree(TASKS, folder / 'sni')
   if SHIPPED_VOCABULARY.exists():
     shutil.copyfile(SHIPPED_VOCABULARY, vocabulary)
   else:
@@ -57,13 +63,19 @@ def _manifest(folder: pathlib.Path) -> dict:
   result = {}
   for path in [*sorted((folder / 'text').glob('*.json*')), folder / 'vocabulary.model']:
     content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    result[str(path.relative_to(folder))] = {'bytes': len(content), 'sha256': digest}
-  tasks = sorted((folder / 'sni/tasks').glob('*.json'))
+    name = str(path.relative_to(folder))
+    result[name] = {'bytes': len(content), 'sha256': _sha256(content)}
+  return result | {'sni/tasks': _of_tasks(folder / 'sni')}
+
+
+def _of_tasks(folder: pathlib.Path) -> dict:
+  tasks = sorted((folder / 'tasks').glob('*.json'))
   content = b''.join(path.read_bytes() for path in tasks)
-  digest = hashlib.sha256(content).hexdigest()
-  result['sni/tasks'] = {'files': len(tasks), 'bytes': len(content), 'sha256': digest}
-  return result
+  return {'files': len(tasks), 'bytes': len(content), 'sha256': _sha256(content)}
+
+
+def _sha256(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
 
 
 def of_pack(pack: str, folder: pathlib.Path) -> pathlib.Path:

@@ -1,6 +1,6 @@
 """Makes the demo's checkpoint: hours on a CPU, minutes on an accelerator; resumable.
 
-    .venv/bin/python scripts/demo/pretrain.py --output=runs/demo_checkpoint
+    .venv/bin/python -m scripts.demo.pretrain --output=runs/demo_checkpoint
 
 Two runs of `hyperjax.train`, the second from the first: a language model on docstrings
 (gin/demo/pretrain.gin), and HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin),

@@ -4,8 +4,8 @@
 
 Language-model pretraining, CACLM hyperpretraining, MTF of HyperT5-Prefix and of its baseline, the
 shared prefix, evaluation on held-out tasks, `adapt` and `predict`. It starts from the shipped
-checkpoint (scripts/demo/pretrain.py made it) and trains a little further; on other data it starts
-from nothing. Every number that it prints is measured in this run; report.json holds them.
+checkpoint, which `python -m scripts.demo.pretrain` made, and trains a little further; on other data
+it starts from nothing. Every number that it prints is measured in this run; report.json holds them.
 """
 
 import argparse
@@ -18,11 +18,13 @@ import time
 
 from hyperjax import cli, files
 from hyperjax.errors import InputError
+from hyperjax.sources import natural_instructions
 from hyperjax.vocabulary import Vocabulary
 from scripts.demo import data, measure, picture
 from scripts.demo.pretrain import SHIPPED, told, train
 
-HELD_OUT_PER_TASK = 20
+HELD_OUT_PER_TASK, HELD_OUT = 20, 500
+"""At least so many instances of each held-out task, and in all."""
 
 
 def main() -> None:
@@ -47,7 +49,8 @@ def run(output: pathlib.Path, pack: str | None) -> None:
   plan = SHIPPED_PLAN if pack is None else scratch_plan(folder)
   commands = {name: plan.train(name, folder, output) for name in stages[:-1]}
   say('Evaluation')
-  report = measure.measure(output, folder, HELD_OUT_PER_TASK)
+  count = len(natural_instructions.find(str(folder)).names('test'))
+  report = measure.measure(output, folder, max(HELD_OUT_PER_TASK, -(-HELD_OUT // count)))
   adapter = answer_one_task(output, folder, report)
   report |= adapter
   report['commands'] = {name: told(command) for name, command in commands.items()}
@@ -68,8 +71,14 @@ def say(what: str) -> None:
 class Plan:
   """Steps of each stage, and where each starts."""
 
-  def __init__(self, steps: dict[str, int], shipped: bool, bindings: tuple[str, ...] = ()):
-    self.steps, self.shipped, self.bindings = steps, shipped, bindings
+  def __init__(
+    self,
+    steps: dict[str, int],
+    shipped: bool,
+    bindings: tuple[str, ...] = (),
+    lengths: dict[str, int] | None = None,  # None: those of gin/demo
+  ):
+    self.steps, self.shipped, self.bindings, self.lengths = steps, shipped, bindings, lengths
 
   def train(self, name: str, folder: pathlib.Path, output: pathlib.Path) -> list[str]:
     """Trains one stage."""
@@ -82,6 +91,8 @@ class Plan:
       'mtf': SHIPPED / 'joint' if self.shipped else output / 'hyperpretrain',
     }
     bindings = list(self.bindings)
+    if self.lengths and name != 'pretrain':
+      bindings.append(f'--gin.TASK_FEATURE_LENGTHS={self.lengths}')
     if hypermodel.get(name):
       bindings.append(f'--gin.HYPERMODEL_CHECKPOINT_PATH="{hypermodel[name]}"')
     start = None if name == 'pretrain' else backbone
@@ -106,6 +117,7 @@ def scratch_plan(folder: pathlib.Path) -> Plan:
     {'pretrain': 150, 'hyperpretrain': 60, 'mtf': 60, 'shared_prefix': 60},
     shipped=False,
     bindings=(f'--gin.t5.preset.vocab_size={rows}', '--gin.BATCH_SIZE=32'),
+    lengths={'hyper_inputs': 320, 'inputs': 96, 'targets': 16},
   )
 
 
@@ -122,6 +134,7 @@ def answer_one_task(output: pathlib.Path, folder: pathlib.Path, report: dict) ->
     'adapt', model_dir=output / 'mtf', examples=shots, definition=task['definition'], output=adapter
   )
   seconds = time.monotonic() - begin
+  print(f'({seconds:.1f} s, most of it to start Python, load the model and compile)')
   verb('predict', model_dir=output / 'mtf', adapter=adapter, inputs=inputs, output=answers)
   print(f'{task["name"]}: {task["definition"]}')
   for line, (_, reference) in zip(answers.read_text().splitlines(), task['queries'], strict=True):
