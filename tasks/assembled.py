@@ -120,11 +120,16 @@ def register(
       functools.partial(_numbers, mixture), splits=splits, caching_permitted=False
     ),
     preprocessors=[functools.partial(_assembled, mixture)],
-    output_features=features(*FEATURES),
+    output_features=features(*_features_of(mixture)),
     postprocess_fn=postprocess_fn,
     metric_fns=list(metric_fns),
     shuffle_buffer_size=1,  # the order of episodes is random already
   )
+
+
+def _features_of(mixture: mixtures.Mixture) -> tuple[str, ...]:
+  """Without hyper_inputs where there is no context: what T5X's own converters take."""
+  return FEATURES if getattr(mixture, 'has_context', True) else FEATURES[1:]
 
 
 def _numbers(
@@ -151,7 +156,8 @@ def _assembled(
     values = tf.numpy_function(row, [number['split'], number['seed'], number['n']], types)
     for value, rank in zip(values, (0, 1, 1, 1, 1)):
       value.set_shape([None] * rank)
-    return dict(zip(('task_id', *FEATURES, 'references'), values))
+    made = dict(zip(('task_id', *FEATURES, 'references'), values))
+    return {k: v for k, v in made.items() if k not in FEATURES or k in _features_of(mixture)}
 
   return dataset.map(to_tensors)
 

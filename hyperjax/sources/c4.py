@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from hyperjax import errors, windows
 from hyperjax.episodes import CaclmEpisodes, ClmEpisodes, ReconstructionEpisodes
@@ -97,6 +98,8 @@ class Reconstruction:
 @dataclasses.dataclass(frozen=True)
 class Clm:
   """LM pretraining: the prefix of a window to read, its continuation to write; no context."""
+
+  has_context: ClassVar[bool] = False
 
   files: str = FILES
   window: int = 512

@@ -146,6 +146,11 @@ class NaturalInstructions:
           f'NaturalInstructions.{name} is {getattr(self, name)}; give {least} or more'
         )
 
+  @property
+  def has_context(self) -> bool:
+    """Whether there is one for a hypermodel to read."""
+    return not self.join_context and bool(self.definition or self.positives or self.shots)
+
   def episodes(
     self,
     data_dir: DataDir,
