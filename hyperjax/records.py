@@ -60,6 +60,17 @@ def from_json(value: Any, where: str = 'model.json') -> Any:
     ) from error
 
 
+def completed(value: Any) -> Any:
+  """The JSON of an earlier version with the fields that it did not know, at their defaults.
+
+  What is not of hyperjax, or cannot be built, stays as it is.
+  """
+  try:
+    return to_json(from_json(value))
+  except InputError:
+    return value
+
+
 def _class(name: str) -> type:
   module, _, attribute = name.rpartition('.')
   if not module.startswith('hyperjax.'):

@@ -99,7 +99,7 @@ def _differences(
   return [
     name
     for part in parts
-    for name in records.differences(old.get(part), new[part], part)
+    for name in records.differences(records.completed(old.get(part)), new[part], part)
     if not name.endswith(but)
   ]
 

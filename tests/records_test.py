@@ -68,3 +68,14 @@ def test_differences_are_named_by_their_path():
   second = {'a': {'b': 1, 'c': [1, 3]}, 'd': {'e': 1}}
   assert records.differences(first, second, 'x') == ['x.a.c', 'x.d']
   assert records.differences(first, first) == []
+
+
+def test_a_field_that_an_earlier_version_did_not_know_has_its_default():
+  model = hypert5.HyperT5(WIDE, SMALL, peft.LoRA(3, sites=('encoder/mlp/wo',)))
+  record = json.loads(json.dumps(records.to_json(model)))
+  old = json.loads(json.dumps(record))
+  del old['trunk']['decoder_bidirectional'], old['method']['alpha'], old['hidden']
+  assert records.completed(old) == record == records.completed(record)
+  for foreign in ({'class': 'elsewhere.Model', 'size': 3}, {'class': 'hyperjax.models.t5.T5'}):
+    assert records.completed(foreign) == foreign
+  assert records.completed(None) is None and records.completed(['hypermodel']) == ['hypermodel']
