@@ -302,8 +302,26 @@ def _one(rng: np.random.Generator, choices: Sequence) -> Any:
 # --- Episodes of running text ---------------------------------------------------------------------
 
 
+class _OverText:
+  """What episodes over the windows of documents have in common; a task is a source of text."""
+
+  documents: Documents
+
+  @property
+  def windows(self) -> Windows:
+    raise NotImplementedError
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    return self.documents.sources
+
+  @property
+  def statistics(self) -> dict[str, dict[str, int]]:
+    return self.windows.statistics
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class CaclmEpisodes:
+class CaclmEpisodes(_OverText):
   """Context-augmented causal language modelling (HyperTuning, section 4.2): window = A B C D.
 
   hyper_inputs `A <extra_id_0> <extra_id_1> D`, inputs B, targets C without EOS (the text goes on).
@@ -332,14 +350,6 @@ class CaclmEpisodes:
     answers = self.targets_per_context * (self.b_length + self.c_lengths[0])
     shortest = 2 * self.min_segment + answers
     return Windows(self.documents, self.window, shortest)
-
-  @property
-  def task_names(self) -> tuple[str, ...]:
-    return self.documents.sources
-
-  @property
-  def statistics(self) -> dict[str, dict[str, int]]:
-    return self.windows.statistics
 
   def __call__(self, seed: int, n: int) -> Episode:
     return self._episode(seed, n, self.windows.drawn(seed, n))[0]
@@ -418,7 +428,7 @@ def marked(vocabulary: Vocabulary, a: Tokens, d: Tokens) -> Tokens:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ReconstructionEpisodes:
+class ReconstructionEpisodes(_OverText):
   """A window is the context; a target goes on, inside it, from the b_length tokens of its input.
 
   It teaches phi to carry what the context says word for word (as the autoencoding of ICAE does).
@@ -439,14 +449,6 @@ class ReconstructionEpisodes:
   @functools.cached_property
   def windows(self) -> Windows:
     return Windows(self.documents, self.window, self.b_length + self.c_lengths[0])
-
-  @property
-  def task_names(self) -> tuple[str, ...]:
-    return self.documents.sources
-
-  @property
-  def statistics(self) -> dict[str, dict[str, int]]:
-    return self.windows.statistics
 
   def __call__(self, seed: int, n: int) -> Episode:
     index = self.windows.drawn(seed, n)
@@ -476,7 +478,7 @@ class ReconstructionEpisodes:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClmEpisodes:
+class ClmEpisodes(_OverText):
   """Language modelling as T5's LM adaptation does: a prefix to read, its continuation to write.
 
   A window is cut at random; both sides have `min_segment` tokens, and fit their lengths. There is
@@ -502,14 +504,6 @@ class ClmEpisodes:
   @functools.cached_property
   def windows(self) -> Windows:
     return Windows(self.documents, self.window, 2 * self.min_segment)
-
-  @property
-  def task_names(self) -> tuple[str, ...]:
-    return self.documents.sources
-
-  @property
-  def statistics(self) -> dict[str, dict[str, int]]:
-    return self.windows.statistics
 
   def __call__(self, seed: int, n: int) -> Episode:
     index = self.windows.drawn(seed, n)
