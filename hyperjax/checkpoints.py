@@ -284,14 +284,15 @@ def _quiet() -> None:
   before = sys.unraisablehook
 
   def unraisable(failure: Any) -> None:
-    if not re.search('Event loop is closed|TensorStore', str(failure.exc_value)):
+    if not re.search('Event loop is closed|(?i:tensorstore)', str(failure.exc_value)):
       before(failure)
 
   sys.unraisablehook = unraisable
 
 
 def _of_orbax(message: str, record: logging.LogRecord) -> bool:
-  return bool(record.exc_info) and 'orbax' in message + record.pathname
+  told = f'{message} {record.pathname} {record.exc_info}'
+  return bool(record.exc_info) and bool(re.search('orbax|tensorstore', told))
 
 
 def _check_leaves(directory: epath.Path, saved: Any, items: Mapping[str, Any]) -> None:
