@@ -115,9 +115,8 @@ def test_the_model_of_a_pack_has_a_row_for_every_id_of_its_vocabulary(tmp_path):
 @pytest.mark.parametrize('shipped', [True, False])
 def test_the_picture_has_no_empty_panel(tmp_path, monkeypatch, shipped):
   rows = ''.join(json.dumps({'step': step, 'loss': 9 - step}) + '\n' for step in range(1, 4))
-  for name in [f'out/{stage}/train/metrics.jsonl' for stage in picture.STAGES] + [
-    'joint/curve.jsonl'
-  ]:
+  places = [f'out/{stage}/train/metrics.jsonl' for stage in picture.STAGES]
+  for name in places + [f'joint/{leg}.jsonl' for leg in picture.LEGS]:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(rows)
   figures = []

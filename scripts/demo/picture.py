@@ -4,9 +4,13 @@ import json
 import pathlib
 
 import matplotlib
+import numpy as np
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
+
+SMOOTHED = 15
+"""Points in a mean."""
 
 STAGES = {
   'pretrain': 'language model',
@@ -14,6 +18,12 @@ STAGES = {
   'mtf': 'MTF: HyperT5-Prefix',
   'shared_prefix': 'MTF: shared prefix',
 }
+
+LEGS = {
+  'joint': 'HyperT5-Prefix+: CACLM and tasks',
+  'hypermodel': 'then the hypermodel alone, other mixture',
+}
+"""Curves of the shipped checkpoint."""
 
 
 def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
@@ -23,7 +33,8 @@ def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
     1, panels, figsize=(5.5 * panels, 4.2), layout='constrained', squeeze=False
   )
   if shipped is not None:
-    plot(axes[0, 0], shipped / 'joint' / 'curve.jsonl', 'HyperT5-Prefix+ (CACLM and tasks)')
+    for name, label in LEGS.items():
+      plot(axes[0, 0], shipped / 'joint' / f'{name}.jsonl', label)
     axes[0, 0].set_title('the shipped checkpoint')
   for name, label in STAGES.items():
     plot(axes[0, -1], output / name / 'train' / 'metrics.jsonl', label)
@@ -38,13 +49,11 @@ def draw(output: pathlib.Path, shipped: pathlib.Path | None) -> None:
 
 
 def plot(axes, path: pathlib.Path, label: str) -> None:
-  """One curve: each step faint, a running mean strong."""
+  """One curve: each step faint, the mean of its neighbourhood strong."""
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   rows = [row for row in rows if 'loss' in row]
   steps, losses = [row['step'] for row in rows], [row['loss'] for row in rows]
-  smooth, means = None, []
-  for loss in losses:
-    smooth = loss if smooth is None else 0.9 * smooth + 0.1 * loss
-    means.append(smooth)
+  near = np.ones(min(SMOOTHED, len(losses)))
+  means = np.convolve(losses, near, 'same') / np.convolve(np.ones(len(losses)), near, 'same')
   (line,) = axes.plot(steps, means, label=label)
   axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.8)

@@ -2,21 +2,25 @@
 
     .venv/bin/python -m scripts.demo.pretrain --output=runs/demo_checkpoint
 
-Two runs of `hyperjax.train`, the second from the first: a language model on docstrings
-(gin/demo/pretrain.gin), and HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin),
-whose backbone the demo freezes. What the demo needs goes to scripts/demo/checkpoint: trained
-leaves without optimiser state, the curve, the config and a manifest of the data.
+Three runs of `hyperjax.train`, each from the one before: a language model on docstrings
+(gin/demo/pretrain.gin), HyperT5-Prefix+ on CACLM and the training tasks (gin/demo/joint.gin), and
+the hypermodel alone over that backbone (gin/demo/hypermodel.gin). What the demo needs goes to
+scripts/demo/checkpoint: the weights of both as one run, curves, configs and a manifest of the data.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from hyperjax import checkpoints, files
+import numpy as np
+
+from hyperjax import checkpoints, files, runs, step
 from scripts.demo import data
 
 HERE = pathlib.Path(__file__).parent
@@ -27,14 +31,17 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', default='runs/demo_checkpoint', help='folder of the runs')
   parser.add_argument('--pretrain_steps', type=int, default=1000)
-  parser.add_argument('--joint_steps', type=int, default=30_000)
+  parser.add_argument('--joint_steps', type=int, default=2100)
+  parser.add_argument('--hypermodel_steps', type=int, default=3600)
   arguments = parser.parse_args()
   output = pathlib.Path(arguments.output)
   folder = data.prepare(output / 'data')
-  backbone, joint = output / 'backbone', output / 'joint'
+  backbone, joint, hypermodel = (output / name for name in ('backbone', 'joint', 'hypermodel'))
   train(folder, 'pretrain', backbone, arguments.pretrain_steps)
   train(folder, 'joint', joint, arguments.joint_steps, backbone)
-  ship(joint, SHIPPED / joint.name)
+  both = f'--gin.HYPERMODEL_CHECKPOINT_PATH="{joint}"'
+  train(folder, 'hypermodel', hypermodel, arguments.hypermodel_steps, joint, both)
+  ship([joint, hypermodel], SHIPPED / 'joint')
   shutil.copy(folder / 'manifest.json', SHIPPED / 'data-manifest.json')
 
 
@@ -63,20 +70,37 @@ def told(command: list[str]) -> str:
   return shlex.join(['python', *command[1:]])
 
 
-def ship(run: pathlib.Path, target: pathlib.Path) -> None:
-  """Copies of a run what evaluation and warm starts read: no optimiser state, no events."""
+def ship(legs: Sequence[pathlib.Path], target: pathlib.Path) -> None:
+  """Writes the weights that the last of some runs ends with as a run of its own.
+
+  Both models count as trained, so that it stands alone; there is no optimiser state. Of every run
+  it has the config and the curve. Paths of this machine are left out.
+  """
+  last = runs.load(str(legs[-1]))
   shutil.rmtree(target, ignore_errors=True)
-  target.mkdir(parents=True)
-  for name in ('model.json', 'config.gin', 'model-info.txt', 'vocabulary.model'):
-    shutil.copy(run / name, target / name)
-  step = checkpoints.Checkpoints(run).latest_step()
-  skipped = shutil.ignore_patterns('opt_state', 'extra')
-  shutil.copytree(run / f'checkpoint_{step}', target / f'checkpoint_{step}', ignore=skipped)
-  curve = [json.loads(line) for line in (run / 'train/metrics.jsonl').read_text().splitlines()]
+  state = step.TrainState(np.int32(last.step), last.params, {})
+  metadata = {'trainable': list(last.params), 'frozen': {}, 'fingerprint': {}, 'step': last.step}
+  with contextlib.closing(checkpoints.Checkpoints(target)) as keeper:
+    keeper.save(state, metadata, force=True)
+  for note in target.rglob('commit_success.txt'):  # Orbax's, for other file systems: where it wrote
+    note.unlink()
+  files.write_json(target / 'model.json', last.record | {'trainable': list(last.params)})
+  shutil.copy(legs[-1] / 'vocabulary.model', target / 'vocabulary.model')
+  for leg in legs:
+    config = (leg / 'config.gin').read_text()
+    for place in {str(leg.resolve().parent), str(leg.parent), str(pathlib.Path.cwd())}:
+      config = config.replace(place, 'runs')
+    files.write_text(target / f'{leg.name}.gin', config)
+    files.write_text(target / f'{leg.name}.jsonl', curve(leg))
+
+
+def curve(run: pathlib.Path) -> str:
+  """Every tenth line of a run's metrics, and its evaluations; JSON lines."""
+  lines = [json.loads(line) for line in (run / 'train/metrics.jsonl').read_text().splitlines()]
   keys = ('step', 'loss', 'accuracy', 'phi_cosine', 'eval/loss', 'eval/accuracy')
-  thin = [{k: round(v, 5) for k, v in row.items() if k in keys} for row in curve]
-  thin = [row for row in thin if row['step'] % 10 == 0 or 'eval/loss' in row]
-  files.write_text(target / 'curve.jsonl', ''.join(json.dumps(row) + '\n' for row in thin))
+  thin = [{k: round(v, 5) for k, v in line.items() if k in keys} for line in lines]
+  thin = [line for line in thin if line['step'] % 10 == 0 or 'eval/loss' in line]
+  return ''.join(json.dumps(line) + '\n' for line in thin)
 
 
 if __name__ == '__main__':
