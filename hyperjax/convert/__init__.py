@@ -1,0 +1,1 @@
+"""Other people's files <-> our parameters; nobody else knows their names."""

@@ -1,0 +1,350 @@
+"""T5X's checkpoints: its own layout (msgpack index and zarr), its Orbax layout, and scalable_t5's.
+
+    checkpoint_<step>/checkpoint          msgpack: {'version', 'optimizer': {'target', 'state'}}
+                      target.encoder.…/   zarr; a leaf may also be inline in the msgpack
+    checkpoint_<step>/state/_METADATA, …  Orbax: OCDBT or plain zarr, {'target', 'state'}
+
+Kernels are [in, out] in both; T5X has a leaf a layer where we have axis 0. Paths may be gs:// ones:
+everything is read and written through TensorStore.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from flax import linen as nn
+from flax import serialization
+
+from hyperjax.convert import leaves
+from hyperjax.errors import InputError
+from hyperjax.models import t5
+
+CHUNK_BYTES = 64 * 2**20  # T5X's own
+_LAYER = re.compile(r'(encoder|decoder)\.layers_(\d+)\.(.+)')
+
+
+def load(
+  directory: str | os.PathLike[str],
+  config: t5.T5Config,
+  dtype: Any = 'float32',
+  shardings: leaves.Tree | None = None,
+) -> leaves.Tree:
+  """Parameters of T5(config) from a T5X checkpoint, local or gs://.
+
+  Args:
+    directory: …/checkpoint_<step>, or a model_dir that holds such; then the latest step is read.
+    config: the model; T5X's files do not tell its head sizes and activations.
+    dtype: of the result.
+    shardings: where each leaf goes (None: one device); each process reads its own slices.
+
+  Raises:
+    InputError: no checkpoint there; leaves that are missing, unexpected, misshapen or damaged.
+  """
+  index = _find(directory)
+  theirs = dict((_of_msgpack if index.layout == 't5x' else _of_orbax)(index))
+  shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
+  return leaves.assemble(_ours(theirs, index.where), shapes, index.where, dtype, shardings)
+
+
+def save(
+  directory: str | os.PathLike[str],
+  params: leaves.Tree,
+  config: t5.T5Config,
+  step: int = 0,
+  layout: str = 't5x',
+) -> None:
+  """Writes parameters of T5(config) as a checkpoint that T5X reads.
+
+  No optimiser state is written: T5X's infer and eval read it as it is; a run that trains from it
+  needs T5X's `RestoreCheckpointConfig.fallback_to_scratch = True`.
+
+  Args:
+    directory: the checkpoint's own, …/checkpoint_<step>; it must not exist.
+    layout: 't5x' (msgpack and zarr) or 'orbax' (T5X's default today).
+
+  Raises:
+    InputError: the directory exists or cannot be written; parameters that are not config's.
+  """
+  where = _url(directory)
+  shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
+  given = {name: leaf.shape for name, leaf in leaves.named(params).items()}
+  leaves.check(given, shapes, 'what is to be written')
+  if layout not in ('t5x', 'orbax'):
+    raise InputError(f"layout is {layout!r}; give 't5x' or 'orbax'")
+  if _keys(where):
+    raise InputError(f'{directory} is not empty; give a place of its own, …/checkpoint_{step}')
+  try:
+    (_write_t5x if layout == 't5x' else _write_orbax)(where, params, step)
+  except (OSError, ValueError) as error:
+    raise InputError(f'{directory} cannot be written ({leaves.reason(error)})') from error
+
+
+def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
+  """Whether T5X wrote this checkpoint_<step>, or a model_dir that holds such."""
+  try:
+    _find(directory)
+  except InputError:
+    return False
+  return True
+
+
+# -- Places ----------------------------------------------------------------------------------------
+
+
+def _url(path: str | os.PathLike[str]) -> str:
+  """TensorStore's URL of a directory, with the slash at its end."""
+  text = os.fspath(path)
+  if '://' not in text:
+    text = f'file://{os.path.abspath(os.path.expanduser(text))}'
+  return text.rstrip('/') + '/'
+
+
+def _store(where: str) -> ts.KvStore:
+  try:
+    return ts.KvStore.open(where).result()
+  except ValueError as error:
+    raise InputError(f'{where} is no place that can be opened: {leaves.reason(error)}') from error
+
+
+def _read(where: str, key: str) -> bytes | None:
+  try:
+    found = _store(where).read(key).result()
+  except ValueError as error:
+    if re.search('directory', str(error), re.I):  # a directory has no bytes
+      return None
+    raise InputError(f'{where}{key} cannot be read ({leaves.reason(error)})') from error
+  return found.value if found.state == 'value' else None
+
+
+def _keys(where: str) -> list[str]:
+  try:
+    return [key.decode() for key in _store(where).list().result()]
+  except ValueError as error:
+    raise InputError(f'{where} cannot be listed ({leaves.reason(error)})') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+  """What a checkpoint's files say of its leaves; `where` is what errors name."""
+
+  where: str
+  layout: str
+  place: str
+  content: bytes
+
+
+def _index(where: str) -> _Index | None:
+  for layout, place, name in (
+    ('t5x', where, 'checkpoint'),
+    ('orbax', f'{where}state/', '_METADATA'),
+    ('t5x', f'{where}state/', 'checkpoint'),
+    ('orbax', where, '_METADATA'),
+  ):
+    content = _read(place, name)
+    if content is not None:
+      return _Index(where.removeprefix('file://').rstrip('/'), layout, place, content)
+  return None
+
+
+def _find(directory: str | os.PathLike[str]) -> _Index:
+  """The index of the checkpoint itself, or of the latest checkpoint_<step> in the directory."""
+  where = _url(directory)
+  index = _index(where)
+  if index is None:
+    steps = {int(m[1]) for key in _keys(where) if (m := re.match(r'checkpoint_(\d+)/', key))}
+    found = (_index(f'{where}checkpoint_{step}/') for step in sorted(steps, reverse=True))
+    index = next((index for index in found if index is not None), None)
+  if index is None:
+    raise InputError(
+      f'{directory} is not a T5X checkpoint (no file `checkpoint` and no state/_METADATA): '
+      'give its checkpoint_<step>, or the model_dir that holds it'
+    )
+  return index
+
+
+# -- Reading ---------------------------------------------------------------------------------------
+
+
+def _of_msgpack(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
+  """The parameters by T5X's names, 'encoder.layers_0.mlp.wo.kernel'."""
+  try:
+    content = serialization.msgpack_restore(index.content)
+    tree = content.get('optimizer', content)['target']
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise InputError(
+      f'{index.place}checkpoint is not the index of a T5X checkpoint ({leaves.reason(error)}); '
+      'copy it anew; a TensorFlow checkpoint must be converted with T5X first'
+    ) from error
+  specs = []
+  for name, leaf in _flat(tree):
+    if isinstance(leaf, Mapping):  # a spec, whose path may be another machine's
+      specs.append((name, f'{index.place}target.{name}/'))
+    else:
+      yield name, leaves.of(np.asarray(leaf))
+  yield from _opened(specs, 'zarr')
+
+
+def _of_orbax(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
+  try:
+    metadata = json.loads(index.content)
+    driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
+    entries = [entry['key_metadata'] for entry in metadata['tree_metadata'].values()]
+  except (ValueError, KeyError, AttributeError) as error:
+    raise InputError(
+      f"{index.place}_METADATA is not Orbax's ({leaves.reason(error)}); copy it anew"
+    ) from error
+  ocdbt = _read(index.place, 'manifest.ocdbt') is not None
+  stores: list[tuple[str, Any]] = []
+  for entry in entries:
+    keys = [str(part['key']) for part in entry]
+    if keys[0] == 'target':
+      place, path = index.place, '.'.join(keys) + '/'
+      store = {'driver': 'ocdbt', 'base': place, 'path': path} if ocdbt else place + path
+      stores.append(('.'.join(keys[1:]), store))
+  yield from _opened(stores, driver)
+
+
+def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """(dotted name, leaf); a dict with a `driver` is TensorStore's spec of a leaf."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and not isinstance(value.get('driver'), str):
+      yield from _flat(value, f'{prefix}{key}.')
+    else:
+      yield prefix + key, value
+
+
+def _opened(stores: Sequence[tuple[str, Any]], driver: str) -> Iterator[tuple[str, leaves.Leaf]]:
+  with futures.ThreadPoolExecutor(leaves.READERS) as pool:
+    opened = pool.map(lambda store: _zarr(store, driver), [store for _, store in stores])
+    yield from zip([name for name, _ in stores], opened, strict=True)
+
+
+def _zarr(store: Any, driver: str) -> leaves.Leaf:
+  try:
+    array = ts.open({'driver': driver, 'kvstore': store}, open=True).result()
+  except ValueError as error:
+    raise InputError(
+      f'{store["path"] if isinstance(store, dict) else store} cannot be opened '
+      f'({leaves.reason(error)}); the checkpoint is not whole: copy it anew'
+    ) from error
+  dtype = array.dtype.numpy_dtype
+  as_stored = lambda slices: array[slices].read().result()
+  if dtype == np.uint16:  # bfloat16, as T5X wrote it before version 3
+    dtype = jnp.bfloat16
+    return leaves.Leaf(array.shape, dtype, lambda slices: as_stored(slices).view(jnp.bfloat16))
+  return leaves.Leaf(tuple(array.shape), dtype, as_stored)
+
+
+def _ours(theirs: Mapping[str, leaves.Leaf], where: str) -> dict[str, leaves.Leaf]:
+  """The leaves by our names, layers on axis 0."""
+  ours: dict[str, leaves.Leaf] = {}
+  layers: dict[str, dict[int, leaves.Leaf]] = {}
+  for name, leaf in theirs.items():
+    scanned = re.fullmatch(r'(encoder|decoder)\.\1\.(.+)', name)
+    layer = _LAYER.fullmatch(name)
+    if scanned:
+      ours[f'{scanned[1]}/layers/{scanned[2].replace(".", "/")}'] = _of_scan(name, leaf)
+    elif layer:
+      ours_name = f'{layer[1]}/layers/{layer[3].replace(".", "/")}'
+      layers.setdefault(ours_name, {})[int(layer[2])] = leaf
+    else:
+      ours[name.replace('.', '/')] = leaf
+  ours |= {name: _stacked(found, name, where) for name, found in layers.items()}
+  for stack in ('encoder', 'decoder'):
+    per_layer = ours.pop(f'{stack}/layers/relpos_bias/rel_embedding', None)
+    if per_layer is not None:
+      ours[f'{stack}/relpos_bias/rel_embedding'] = _one_bias(per_layer, stack, where)
+  return ours
+
+
+def _of_scan(name: str, leaf: leaves.Leaf) -> leaves.Leaf:
+  """A leaf of scalable_t5, whose layers are axis 1 and whose attention kernels have heads apart."""
+  leaf = leaf.transpose(1, 0, *range(2, len(leaf.shape)))
+  if len(leaf.shape) == 4:  # [l, d, n, h], or of `out` [l, n, h, d]
+    leaf = leaf.merge(1 if name.endswith('out.kernel') else 2)
+  return leaf
+
+
+def _stacked(found: Mapping[int, leaves.Leaf], name: str, where: str) -> leaves.Leaf:
+  absent = sorted(set(range(max(found) + 1)) - found.keys())
+  shapes = {leaf.shape for leaf in found.values()}
+  if absent or len(shapes) > 1:
+    why = f'is missing in layer {absent[0]}' if absent else f'has the shapes {sorted(shapes)}'
+    raise InputError(f'{where}: {name} {why}; the checkpoint is not whole: copy it anew')
+  return leaves.stack([found[i] for i in range(len(found))])
+
+
+def _one_bias(leaf: leaves.Leaf, stack: str, where: str) -> leaves.Leaf:
+  """Position biases [l, n, buckets] as one, if all layers have the same."""
+  values = leaf.read((slice(None),) * 3)
+  if not (values == values[:1]).all():
+    layer = int(np.argmax((values != values[:1]).any((1, 2))))
+    raise InputError(
+      f'{where}: the {stack} has a position bias of its own in every layer (layer {layer} differs '
+      'from layer 0), as scalable_t5 trains them; T5 has one a stack: this model cannot be loaded'
+    )
+  return leaves.of(values[0])
+
+
+# -- Writing ---------------------------------------------------------------------------------------
+
+
+def _theirs(params: leaves.Tree) -> Iterator[tuple[str, np.ndarray]]:
+  """(T5X's name, array) of every leaf, a layer at a time."""
+  for name, leaf in leaves.named(params).items():
+    stack, *rest = name.split('/')
+    if rest[0] == 'layers':
+      for i in range(leaf.shape[0]):
+        yield '.'.join((stack, f'layers_{i}', *rest[1:])), np.asarray(leaf[i])
+    else:
+      yield '.'.join((stack, *rest)), np.asarray(leaf)
+
+
+def _write_t5x(where: str, params: leaves.Tree, step: int) -> None:
+  def write(named: tuple[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
+    name, array = named
+    spec = {
+      'driver': 'zarr',
+      'dtype': array.dtype.name,
+      'kvstore': {'driver': 'file', 'path': f'target.{name}/'},
+      'metadata': {
+        'chunks': _chunks(array.shape, CHUNK_BYTES // array.itemsize),
+        'compressor': {'id': 'gzip', 'level': 1},
+        'shape': list(array.shape),
+      },
+    }
+    own = spec | {'kvstore': f'{where}target.{name}/'}
+    ts.open(own, create=True).result().write(array).result()
+    return name.replace('.', '/'), spec
+
+  with futures.ThreadPoolExecutor(leaves.READERS) as pool:
+    specs = dict(pool.map(write, _theirs(params)))
+  state = {'step': np.int32(step), 'param_states': {}}
+  index = {'version': 3, 'optimizer': {'target': leaves.nested(specs), 'state': state}}
+  # Last: without it there is no checkpoint.
+  _store(where).write('checkpoint', serialization.msgpack_serialize(index)).result()
+
+
+def _chunks(shape: tuple[int, ...], most: int) -> list[int]:
+  """T5X's rule: the largest dimension goes down a divisor until a chunk has at most `most`."""
+  divisors = [[i for i in range(1, size + 1) if size % i == 0] for size in shape]
+  chunk = lambda: [of[-1] for of in divisors]
+  while np.prod(chunk()) > most:
+    divisors[int(np.argmax(chunk()))].pop()
+  return chunk()
+
+
+def _write_orbax(where: str, params: leaves.Tree, step: int) -> None:
+  target = {name.replace('.', '/'): array for name, array in _theirs(params)}
+  tree = {'state': {'step': np.int32(step), 'param_states': {}}, 'target': leaves.nested(target)}
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    writer.save(where.removeprefix('file://'), ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
