@@ -313,7 +313,8 @@ def _with_head(
 def _equal(a: leaves.Leaf, b: leaves.Leaf) -> bool:
   if a.shape != b.shape:
     return False
-  blocks = (slice(i, i + 1024) for i in range(0, a.shape[0], 1024))
+  rows = a.shape[0]
+  blocks = (slice(i, min(i + 1024, rows)) for i in range(0, rows, 1024))
   return all(bool((a.read((s, slice(None))) == b.read((s, slice(None)))).all()) for s in blocks)
 
 
@@ -361,7 +362,7 @@ def _of_safetensors(path: pathlib.Path) -> dict[str, leaves.Leaf]:
 
 def _of_msgpack(path: pathlib.Path) -> dict[str, leaves.Leaf]:
   try:
-    tree = serialization.msgpack_restore(path.read_bytes())
+    tree = dict(serialization.msgpack_restore(path.read_bytes()))
   except Exception as error:  # msgpack's, of many kinds
     raise InputError(f'{path} is damaged ({leaves.reason(error)}); copy it anew') from error
   found = {}
