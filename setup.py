@@ -26,6 +26,7 @@ CORE = [
   'safetensors>=0.5',
   'sentencepiece>=0.2',
   'tensorboardX>=2.6',
+  'tensorstore>=0.1.76',
   'tqdm>=4.60',
 ]
 WITH_TENSORFLOW = '; python_version < "3.14"'  # TensorFlow Text has no wheel for Python 3.14

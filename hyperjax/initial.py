@@ -188,7 +188,7 @@ def _restored(setup: Setup, shapes: Tree, parts: Tree) -> _Restored:
   for part in parts:
     path = setup.sources[part]
     if path is not None:
-      params[part], found = runs.load_part(path, part)
+      params[part], found = runs.load_part(path, part, model=getattr(setup.model, part))
       _check_shapes(params[part], shapes[part], f'the {part} of {path}')
       runs.check_part(path, part, setup.record)
       sources[part] = runs.source(setup.model_dir, path, found)

@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyperjax import checkpoints, files, fingerprints, protocols, records, step
+from hyperjax import checkpoints, convert, files, fingerprints, protocols, records, step
 from hyperjax.errors import InputError
+from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -83,6 +84,8 @@ def check_part(path: str, part: str, record: Mapping[str, Any]) -> None:
 
   Weights of the same shapes can still belong to other activations, or another vocabulary.
   """
+  if not is_run(path):
+    return
   model_dir, _ = located(path)
   odd = _differences(model_dir, record, (part, 'vocabulary'), (*_MAY_CHANGE, '.dtype'))
   if odd:
@@ -206,14 +209,21 @@ def load_params(path: str, step_: int | None = None) -> tuple[dict[str, Any], in
   return _load(path, step_, ('downstream', 'hypermodel'))
 
 
-def load_part(path: str, part: str, step_: int | None = None) -> tuple[dict[str, Any], int]:
+def load_part(
+  path: str, part: str, step_: int | None = None, model: Any = None
+) -> tuple[dict[str, Any], int]:
   """The 'downstream' or 'hypermodel' parameters of the run at a path, and their step.
 
-  Nothing is read for the other part.
+  Nothing is read for the other part. The downstream model may also be a T5X checkpoint or a Hugging
+  Face folder, which `model`, the module that it is for, must fit.
 
   Raises:
     InputError: the path holds nothing that is understood, or no such part.
   """
+  if part == 'downstream' and not is_run(path):
+    if not isinstance(model, t5.T5):
+      raise InputError(f'{path} is not a run of hyperjax (it has no model.json)')
+    return convert.load(path, model.config)
   params, found = _load(path, step_, (part,))
   if part not in params:
     raise InputError(f'the run {path} has no {part}')
@@ -222,12 +232,12 @@ def load_part(path: str, part: str, step_: int | None = None) -> tuple[dict[str,
 
 def _load(path: str, step_: int | None, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
   model_dir, step_ = located(path, step_)
-  read_record(model_dir)
+  record = read_record(model_dir)
   trainable, metadata = checkpoints.load_trainable(model_dir, step_)
   trained = {part: trainable[part] for part in parts if part in trainable}
   sources = {part: source for part, source in metadata['frozen'].items() if part in parts}
   frozen = {
-    part: _without(_frozen(model_dir, part, source), trainable.get(part, {}))
+    part: _without(_frozen(model_dir, record, part, source), trainable.get(part, {}))
     for part, source in sources.items()
   }
   marks = {
@@ -237,9 +247,13 @@ def _load(path: str, step_: int | None, parts: Sequence[str]) -> tuple[dict[str,
   return step.join(trained, frozen), metadata['step']
 
 
-def _frozen(model_dir: str, part: str, source: dict[str, Any]) -> dict[str, Any]:
+def _frozen(
+  model_dir: str, record: dict[str, Any], part: str, source: dict[str, Any]
+) -> dict[str, Any]:
   try:
-    return load_part(find_source(model_dir, source), part, source['step'])[0]
+    place = find_source(model_dir, source)
+    model = None if is_run(place) else records.from_json(record[part], f'{model_dir}/model.json')
+    return load_part(place, part, source['step'], model)[0]
   except InputError as error:
     raise InputError(f'{model_dir} needs the frozen {part} it was trained with: {error}') from error
 
@@ -260,6 +274,11 @@ def _without(tree: dict, other: dict) -> dict:
 # -- Places ----------------------------------------------------------------------------------------
 
 
+def is_run(path: str) -> bool:
+  """Whether the path is a run's model_dir, or one of its checkpoint_<step>."""
+  return '://' not in path and os.path.exists(os.path.join(located(path)[0], 'model.json'))
+
+
 def located(path: str, step_: int | None = None) -> tuple[str, int | None]:
   """(model_dir, step): a path may name one checkpoint_<step> of a run."""
   path = os.path.abspath(os.path.expanduser(path))
@@ -271,13 +290,17 @@ def located(path: str, step_: int | None = None) -> tuple[str, int | None]:
 
 def source(model_dir: str, path: str, step_: int) -> dict[str, Any]:
   """Where frozen weights came from, told so that runs can be moved together."""
-  path, _ = located(path)
+  if '://' in path:
+    return {'path': path, 'relative': path, 'step': step_}
+  path = located(path)[0] if is_run(path) else os.path.abspath(os.path.expanduser(path))
   relative = os.path.relpath(path, os.path.abspath(model_dir))
   return {'path': path, 'relative': relative, 'step': step_}
 
 
 def find_source(model_dir: str, source: dict[str, Any]) -> str:
   """The directory of frozen weights: beside the run as it was, or where it was."""
+  if '://' in source['path']:
+    return source['path']
   near = os.path.normpath(os.path.join(model_dir, source['relative']))
   for path in (near, source['path']):
     if os.path.isdir(path):

@@ -152,7 +152,7 @@ FLIPPED = {
   'num_decoder_layers': 2,
   'num_heads': 3,
   'relative_attention_num_buckets': 16,
-  'relative_attention_max_distance': 3,
+  'relative_attention_max_distance': 30,
   'dropout_rate': 0.7,
   'classifier_dropout': 0.4,
   'layer_norm_epsilon': 1e-2,

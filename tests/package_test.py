@@ -18,7 +18,9 @@ import setuptools
 from packaging import requirements, utils
 
 ROOT = pathlib.Path(__file__).parent.parent
-AT_THE_EDGE = ('absl', 'gin', 'seqio', 'tensorflow', 'tensorflow_datasets', 'tensorflow_text')
+AT_THE_EDGE = (
+  *('absl', 'gin', 'seqio', 'tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'torch'),
+)
 
 
 def module_name(file: pathlib.Path) -> str:

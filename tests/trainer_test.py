@@ -12,6 +12,7 @@ import tiny_runs
 from tiny_runs import STEPS
 
 from hyperjax import checkpoints, errors, fingerprints, optim, partitioning, peft, runs, trainer
+from hyperjax.convert import huggingface, t5x
 from hyperjax.hypermodels import learned
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -445,3 +446,36 @@ def test_a_run_goes_on_over_its_own_frozen_weights_only(root, tmp_path):
     errors.InputError, match='not those that the run began with .downstream/table'
   ):
     tiny_runs.bigram(root, tmp_path / 'run', downstream_checkpoint=str(tmp_path / 'other'), **part)
+
+
+# --- Other people's files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['t5x', 'orbax', 'huggingface'])
+def test_a_run_starts_from_other_peoples_files(root, tmp_path, kind):
+  model = t5.T5(tiny_runs.config(root))
+  params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
+  there = tmp_path / 'theirs' / 'checkpoint_4'
+  if kind == 'huggingface':
+    huggingface.save(there, model, params)
+  else:
+    t5x.save(there, params, model.config, 4, kind)
+  tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=str(there), total_steps=2)
+  read = runs.load(str(tmp_path / 'run'))
+  assert tiny_runs.equal(read.params['downstream'], params)
+  said = (tmp_path / 'run' / 'model-info.txt').read_text()
+  assert f'frozen, restored from {there}, step {0 if kind == "huggingface" else 4}' in said
+  own = tiny_runs.losses(tiny_runs.hyper(root))[:1]
+  assert tiny_runs.losses(tmp_path / 'run')[:1] == own
+  other = tiny_runs.config(root, mlp_dim=18)
+  with pytest.raises(errors.InputError, match=r'theirs.*(should be|mlp_dim is 14 there, 18 here)'):
+    tiny_runs.pretrain(
+      root, tmp_path / 'other', downstream=t5.T5(other), downstream_checkpoint=str(there)
+    )
+  assert not (tmp_path / 'other').exists()
+
+
+def test_what_is_nobodys_is_told(root, tmp_path):
+  (tmp_path / 'something').mkdir()
+  with pytest.raises(errors.InputError, match='no run .*, no T5X checkpoint and no Hugging Face'):
+    tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=str(tmp_path / 'something'))

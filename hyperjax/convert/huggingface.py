@@ -42,11 +42,19 @@ def load(
   """
   directory = pathlib.Path(directory).expanduser()
   found, where = _weights(directory)
-  config, scaled = _config(directory)
-  config, kernel = _with_head(config, scaled, found, directory)
+  config, kernel = _with_head(_config(directory), found, directory)
   shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
   ours = _ours(found, config, kernel, where)
   return t5.T5(config), leaves.assemble(ours, shapes, where, dtype, shardings)
+
+
+def config_of(directory: str | os.PathLike[str]) -> t5.T5Config:
+  """The sizes and kind of the model in a folder, as config.json has them.
+
+  Raises:
+    InputError: a field that is not understood.
+  """
+  return _config(pathlib.Path(directory).expanduser())
 
 
 def save(
@@ -143,8 +151,9 @@ _NO_MATTER = {  # of training, of generation's habits, of outputs, of other head
 }
 
 
-def _config(directory: pathlib.Path) -> tuple[t5.T5Config, bool]:
-  """(the model's config, whether its logits are divided by sqrt(d)) of config.json."""
+def _config(directory: pathlib.Path) -> t5.T5Config:
+  """config.json as ours. Logits that are not divided by sqrt(d) get a kernel of their own, also
+  where it is the embedding: the same numbers."""
   path = directory / 'config.json'
   given = files.read_json(path)
   if not isinstance(given, dict):
@@ -175,15 +184,17 @@ def _config(directory: pathlib.Path) -> tuple[t5.T5Config, bool]:
         f'{path}: {name} = {full[name]!r} contradicts feed_forward_proj = {activation!r}'
       )
   scaled = full.get('scale_decoder_outputs', full.get('tie_word_embeddings') is not False)
-  config = t5.T5Config(
-    **{ours: full[theirs] for theirs, ours in _SIZES.items()},
-    num_decoder_layers=full.get('num_decoder_layers') or full['num_layers'],
-    mlp_activations=acts,
-    logits_via_embedding=bool(scaled),
-    relpos_buckets=full['relative_attention_num_buckets'],
-    relpos_max_distance=full['relative_attention_max_distance'],
-  )
-  return config, bool(scaled)
+  try:
+    return t5.T5Config(
+      **{ours: full[theirs] for theirs, ours in _SIZES.items()},
+      num_decoder_layers=full.get('num_decoder_layers') or full['num_layers'],
+      mlp_activations=acts,
+      logits_via_embedding=bool(scaled),
+      relpos_buckets=full['relative_attention_num_buckets'],
+      relpos_max_distance=full['relative_attention_max_distance'],
+    )
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from error
 
 
 def _config_json(config: t5.T5Config) -> dict[str, Any]:
@@ -283,7 +294,7 @@ def _ours(
 
 
 def _with_head(
-  config: t5.T5Config, scaled: bool, found: dict[str, leaves.Leaf], directory: pathlib.Path
+  config: t5.T5Config, found: dict[str, leaves.Leaf], directory: pathlib.Path
 ) -> tuple[t5.T5Config, leaves.Leaf | None]:
   """(the config, its logits' kernel or None), and `found` without copies of the embedding.
 
@@ -299,6 +310,7 @@ def _with_head(
       raise InputError(
         f'{directory}: {name} is not {_EMBEDDINGS[0]}: only one embedding can be loaded'
       )
+  scaled = config.logits_via_embedding
   head, embedding = found.pop('lm_head.weight', None), found.get(_EMBEDDINGS[0])
   if embedding is None or (scaled and (head is None or _equal(head, embedding))):
     return config, None

@@ -97,6 +97,12 @@ def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
   return True
 
 
+def step_of(directory: str | os.PathLike[str]) -> int:
+  """The step of the checkpoint that `load` reads; 0 where its name does not tell."""
+  found = re.search(r'checkpoint_(\d+)$', _find(directory).where)
+  return int(found[1]) if found else 0
+
+
 # -- Places ----------------------------------------------------------------------------------------
 
 
