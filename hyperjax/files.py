@@ -53,6 +53,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     raise InputError(f'{path} cannot be read ({error.strerror or error})') from error
 
 
+def check_empty(directory: str | os.PathLike[str]) -> None:
+  """InputError unless a folder is absent or empty: what is there is not written over."""
+  place = pathlib.Path(directory).expanduser()
+  if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+    raise InputError(f'{directory} is not empty; give a folder of its own')
+
+
 def plain(value: Any) -> Any:
   """`value` as it will come back from JSON: tuples as lists, keys as strings, arrays as lists."""
   return json.loads(json.dumps(value, default=_plain))

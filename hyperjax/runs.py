@@ -7,6 +7,7 @@ model_dir/model.json        classes, sizes, phi spec, lengths, vocabulary file a
           model-info.txt    a line a parameter: shape, axes, trained or frozen, where from
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -14,6 +15,8 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from hyperjax import checkpoints, convert, files, fingerprints, protocols, records, step
 from hyperjax.errors import InputError
@@ -43,7 +46,7 @@ def record_of(
   model: step.Model,
   vocabulary: Vocabulary,
   lengths: dict[str, int],
-  mixture: str,
+  mixture: str | None,
   trainable: Sequence[str],
 ) -> dict[str, Any]:
   """What model.json holds."""
@@ -108,11 +111,16 @@ def _differences(
 
 
 def write(
-  model_dir: str, record: dict[str, Any], vocabulary: Vocabulary, report: str, config: str | None
+  model_dir: str,
+  record: dict[str, Any],
+  vocabulary: Vocabulary,
+  report: str | None = None,
+  config: str | None = None,
 ) -> None:
   """Writes what describes a run, beside its checkpoints; `check_record` comes first."""
   copy = pathlib.Path(model_dir, record['vocabulary']['file'])
-  files.write_text(copy.with_name('model-info.txt'), report)
+  if report is not None:
+    files.write_text(copy.with_name('model-info.txt'), report)
   if config is not None:
     files.write_text(copy.with_name('config.gin'), config)
   beside = copy.with_name('.vocabulary.tmp')
@@ -122,6 +130,36 @@ def write(
   except OSError as error:
     raise InputError(f'{copy} cannot be written ({error.strerror or error})') from error
   files.write_json(copy.with_name('model.json'), record)
+
+
+def save(
+  model_dir: str | os.PathLike[str],
+  model: step.Model,
+  params: dict[str, Any],
+  vocabulary: Vocabulary,
+  lengths: dict[str, int],
+  step_: int = 0,
+) -> None:
+  """Writes weights as a run that stands alone: `load` and INITIAL_CHECKPOINT_PATH read it.
+
+  All of `params` counts as trained, so that nothing is looked for elsewhere; there is no optimiser
+  state, hence nothing to train on from by the same model_dir.
+
+  Args:
+    lengths: of 'inputs' and 'targets', and of 'hyper_inputs' where a hypermodel reads them.
+
+  Raises:
+    InputError: the folder is not empty or cannot be written; ids without a row in the model.
+  """
+  files.check_empty(model_dir)
+  if isinstance(model.downstream, t5.T5):
+    vocabulary.check_fits(model.downstream.config.vocab_size)
+  record = record_of(model, vocabulary, lengths, None, list(params))
+  state = step.TrainState(np.int32(step_), params, {})
+  metadata = {'trainable': list(params), 'frozen': {}, 'fingerprint': {}, 'step': step_}
+  with contextlib.closing(checkpoints.Checkpoints(model_dir)) as keeper:
+    keeper.save(state, metadata, force=True)
+  write(os.fspath(model_dir), record, vocabulary)
 
 
 # -- Reading ---------------------------------------------------------------------------------------

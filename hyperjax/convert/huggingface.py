@@ -4,6 +4,7 @@ Read are, in this order, safetensors (sharded too), flax msgpack, and pytorch_mo
 config.json that changes what is computed and is not understood is refused.
 """
 
+import functools
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import serialization
@@ -21,6 +23,7 @@ from hyperjax import files
 from hyperjax.convert import leaves
 from hyperjax.errors import InputError
 from hyperjax.models import t5
+from hyperjax.vocabulary import Vocabulary
 
 SHARD_BYTES = 2 * 2**30
 """Of the weight files that `save` writes."""
@@ -61,16 +64,14 @@ def save(
   directory: str | os.PathLike[str],
   model: t5.T5,
   params: leaves.Tree,
-  vocabulary: str | None = None,
+  vocabulary: Vocabulary | None = None,
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """Writes a folder that transformers loads; config.json comes last.
-
-  Args:
-    vocabulary: a sentencepiece file to go with it.
+  """Writes a folder that transformers loads, with its tokenizer; config.json comes last.
 
   Raises:
-    InputError: the folder is not empty or cannot be written; what transformers has no words for.
+    InputError: the folder is not empty or cannot be written; what transformers has no words for;
+      ids without a row in the model.
   """
   directory, config = pathlib.Path(directory).expanduser(), model.config
   content = _config_json(config)
@@ -78,16 +79,33 @@ def save(
   by_name = leaves.named(params)
   given = {name: leaf.shape for name, leaf in by_name.items()}
   leaves.check(given, shapes, 'what is to be written')
-  if directory.exists() and any(directory.iterdir()):
-    raise InputError(f'{directory} is not empty; give a folder of its own')
+  files.check_empty(directory)
+  if vocabulary is not None:
+    vocabulary.check_fits(config.vocab_size)
   try:
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(directory, by_name, config, shard_bytes)
     if vocabulary is not None:
-      shutil.copyfile(vocabulary, directory / 'spiece.model')
+      shutil.copyfile(vocabulary.path, directory / 'spiece.model')
   except OSError as error:
     raise InputError(f'{directory} cannot be written ({error.strerror or error})') from error
+  if vocabulary is not None:
+    tokenizer = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': vocabulary.added}
+    files.write_json(directory / 'tokenizer_config.json', tokenizer)
   files.write_json(directory / 'config.json', content)
+
+
+def vocabulary_of(directory: str | os.PathLike[str]) -> Vocabulary | None:
+  """The tokenizer of a folder as a vocabulary; None where it has no spiece.model.
+
+  transformers' T5Tokenizer numbers pieces and extra ids as T5 does.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  config, pieces = directory / 'tokenizer_config.json', directory / 'spiece.model'
+  if not pieces.exists():
+    return None
+  extra_ids = files.read_json(config).get('extra_ids', 100) if config.exists() else 100
+  return Vocabulary(str(pieces), extra_ids)
 
 
 def is_folder(directory: str | os.PathLike[str]) -> bool:
@@ -356,20 +374,27 @@ def _weights(directory: pathlib.Path) -> tuple[dict[str, leaves.Leaf], str]:
 
 
 def _of_safetensors(path: pathlib.Path) -> dict[str, leaves.Leaf]:
+  dtypes = {'F32': np.float32, 'F16': np.float16, 'BF16': jnp.bfloat16, 'F64': np.float64}
+  found = {}
   try:
-    file = safe_open(path, 'np')
-    parts = {name: file.get_slice(name) for name in file.keys()}
+    with safe_open(path, 'np') as file:
+      for name in file.keys():
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        if kind not in dtypes:
+          raise InputError(
+            f'{path}: {name} is {kind}, which is not a float; give unquantised weights'
+          )
+        read = functools.partial(_read_safetensors, path, name)
+        found[name] = leaves.of(read, part.get_shape(), np.dtype(dtypes[kind]))
   except (SafetensorError, OSError) as error:
     raise InputError(f'{path} is damaged ({error}); copy it anew') from error
-  dtypes = {'F32': np.float32, 'F16': np.float16, 'BF16': 'bfloat16', 'F64': np.float64}
-  found = {}
-  for name, part in parts.items():
-    kind = part.get_dtype()
-    if kind not in dtypes:
-      raise InputError(f'{path}: {name} is {kind}, which is not a float; give unquantised weights')
-    read = lambda slices, part=part: part[slices]
-    found[name] = leaves.Leaf(tuple(part.get_shape()), dtypes[kind], read)
   return found
+
+
+def _read_safetensors(path: pathlib.Path, name: str, slices: leaves.Slices) -> np.ndarray:
+  with safe_open(path, 'np') as file:  # opened anew: what it maps stays in memory until it closes
+    return file.get_slice(name)[slices]
 
 
 def _of_msgpack(path: pathlib.Path) -> dict[str, leaves.Leaf]:
@@ -380,7 +405,7 @@ def _of_msgpack(path: pathlib.Path) -> dict[str, leaves.Leaf]:
   found = {}
   for name, array in leaves.named(tree).items():
     *parts, last = name.split('/')
-    leaf = leaves.of(np.asarray(array))
+    leaf = leaves.held(np.asarray(array))
     found['.'.join((*parts, 'weight'))] = leaf.transpose(1, 0) if last == 'kernel' else leaf
   return found
 
@@ -401,7 +426,7 @@ def _of_torch(path: pathlib.Path) -> dict[str, leaves.Leaf]:
     ) from error
 
   def leaf(tensor: Any) -> leaves.Leaf:
-    return leaves.Leaf(tuple(tensor.shape), np.float32, lambda at: tensor[at].float().numpy())
+    return leaves.of(lambda at: tensor[at].float().numpy(), tensor.shape, np.dtype('float32'))
 
   return {name: leaf(tensor) for name, tensor in tensors.items()}
 

@@ -42,17 +42,52 @@ def load(
 
   Args:
     directory: …/checkpoint_<step>, or a model_dir that holds such; then the latest step is read.
-    config: the model; T5X's files do not tell its head sizes and activations.
+    config: the model, such as `config_of` finds.
     dtype: of the result.
     shardings: where each leaf goes (None: one device); each process reads its own slices.
 
   Raises:
     InputError: no checkpoint there; leaves that are missing, unexpected, misshapen or damaged.
   """
-  index = _find(directory)
-  theirs = dict((_of_msgpack if index.layout == 't5x' else _of_orbax)(index))
+  found, where = _found(directory)
   shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
-  return leaves.assemble(_ours(theirs, index.where), shapes, index.where, dtype, shardings)
+  return leaves.assemble(found, shapes, where, dtype, shardings)
+
+
+def config_of(
+  directory: str | os.PathLike[str], mlp_activations: Sequence[str] | None = None
+) -> t5.T5Config:
+  """The model that a checkpoint's leaves have the names and shapes of.
+
+  Args:
+    mlp_activations: which the files do not tell. None: T5's, ReLU, or gated GELU with two kernels.
+
+  Raises:
+    InputError: no checkpoint there, or no T5's.
+  """
+  found, where = _found(directory)
+
+  def shape(name: str, rank: int) -> tuple[int, ...]:
+    if name not in found or len(found[name].shape) != rank:
+      raise InputError(f"{where} is no T5's checkpoint: it has no {name} of {rank} axes")
+    return found[name].shape
+
+  gated = 'encoder/layers/mlp/wi_0/kernel' in found
+  layers, _, mlp_dim = shape(f'encoder/layers/mlp/{"wi_0" if gated else "wi"}/kernel', 3)
+  vocab_size, emb_dim = shape('token_embedder/embedding', 2)
+  num_heads, buckets = shape('encoder/relpos_bias/rel_embedding', 2)
+  return t5.T5Config(
+    vocab_size=vocab_size,
+    emb_dim=emb_dim,
+    num_heads=num_heads,
+    num_encoder_layers=layers,
+    num_decoder_layers=shape('decoder/layers/mlp/wo/kernel', 3)[0],
+    head_dim=shape('encoder/layers/attention/query/kernel', 3)[2] // num_heads,
+    mlp_dim=mlp_dim,
+    mlp_activations=mlp_activations or (('gelu', 'linear') if gated else ('relu',)),
+    logits_via_embedding='decoder/logits_dense/kernel' not in found,
+    relpos_buckets=buckets,
+  )
 
 
 def save(
@@ -195,7 +230,7 @@ def _of_msgpack(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
     if isinstance(leaf, Mapping):  # a spec, whose path may be another machine's
       specs.append((name, f'{index.place}target.{name}/'))
     else:
-      yield name, leaves.of(np.asarray(leaf))
+      yield name, leaves.held(np.asarray(leaf))
   yield from _opened(specs, 'zarr')
 
 
@@ -217,6 +252,13 @@ def _of_orbax(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
       store = {'driver': 'ocdbt', 'base': place, 'path': path} if ocdbt else place + path
       stores.append(('.'.join(keys[1:]), store))
   yield from _opened(stores, driver)
+
+
+def _found(directory: str | os.PathLike[str]) -> tuple[dict[str, leaves.Leaf], str]:
+  """(the leaves of a checkpoint by our names, what errors call it)."""
+  index = _find(directory)
+  theirs = dict((_of_msgpack if index.layout == 't5x' else _of_orbax)(index))
+  return _ours(theirs, index.where), index.where
 
 
 def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -242,12 +284,15 @@ def _zarr(store: Any, driver: str) -> leaves.Leaf:
       f'{store["path"] if isinstance(store, dict) else store} cannot be opened '
       f'({leaves.reason(error)}); the checkpoint is not whole: copy it anew'
     ) from error
-  dtype = array.dtype.numpy_dtype
-  as_stored = lambda slices: array[slices].read().result()
-  if dtype == np.uint16:  # bfloat16, as T5X wrote it before version 3
-    dtype = jnp.bfloat16
-    return leaves.Leaf(array.shape, dtype, lambda slices: as_stored(slices).view(jnp.bfloat16))
-  return leaves.Leaf(tuple(array.shape), dtype, as_stored)
+  if array.dtype == ts.uint16:  # bfloat16, as T5X wrote it before version 3
+    read = lambda slices: array[slices].read().result().view(jnp.bfloat16)
+    return leaves.of(read, array.shape, jnp.dtype('bfloat16'))
+
+  def fill(out: np.ndarray, slices: leaves.Slices) -> None:
+    part = ts.cast(array, ts.dtype(out.dtype))[slices][ts.d[:].translate_to[0]]
+    ts.array(out).write(part).result()  # chunk by chunk
+
+  return leaves.Leaf(tuple(array.shape), array.dtype.numpy_dtype, fill)
 
 
 def _ours(theirs: Mapping[str, leaves.Leaf], where: str) -> dict[str, leaves.Leaf]:
@@ -298,7 +343,7 @@ def _one_bias(leaf: leaves.Leaf, stack: str, where: str) -> leaves.Leaf:
       f'{where}: the {stack} has a position bias of its own in every layer (layer {layer} differs '
       'from layer 0), as scalable_t5 trains them; T5 has one a stack: this model cannot be loaded'
     )
-  return leaves.of(values[0])
+  return leaves.held(values[0])
 
 
 # -- Writing ---------------------------------------------------------------------------------------
