@@ -20,6 +20,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from hyperjax import objectives, optim, step
+from hyperjax.convert import huggingface
 from hyperjax.hypermodels import hypert5
 from hyperjax.models import t5
 
@@ -87,59 +89,10 @@ def our_step(model: step.Model, params, batch, trainable: str) -> Step:
 
 def torch_model(config: t5.T5Config, params) -> transformers.T5ForConditionalGeneration:
   """The same T5 in transformers, with our weights."""
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=config.vocab_size,
-      d_model=config.emb_dim,
-      d_kv=config.head_dim,
-      d_ff=config.mlp_dim,
-      num_layers=config.num_encoder_layers,
-      num_decoder_layers=config.num_decoder_layers,
-      num_heads=config.num_heads,
-      dropout_rate=0.0,
-      feed_forward_proj='gated-gelu',
-      tie_word_embeddings=False,
-      use_cache=False,
-    )
-  )
-  # transformers 5 ties the logits to the embedding whatever the config says; T5 1.1's are its own.
-  model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-  model.load_state_dict({name: torch.from_numpy(x) for name, x in torch_weights(params)})
+  with tempfile.TemporaryDirectory() as folder:
+    huggingface.save(folder, t5.T5(config), params)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, use_cache=False)
   return model.train()
-
-
-def torch_weights(params):
-  """(name, array) of every weight of `params`, as transformers names and transposes them."""
-
-  def array(leaf) -> np.ndarray:
-    return np.array(leaf, np.float32)  # a copy: torch writes into it
-
-  for name in ('shared', 'encoder.embed_tokens', 'decoder.embed_tokens'):
-    yield f'{name}.weight', array(params['token_embedder']['embedding'])
-  yield 'lm_head.weight', array(params['decoder']['logits_dense']['kernel'].T)
-  parts = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
-  parts |= {name: name for name in ('wi_0', 'wi_1', 'wo')}
-  blocks = {
-    'encoder': {'attention': 'SelfAttention', 'mlp': 'DenseReluDense'},
-    'decoder': {
-      'self_attention': 'SelfAttention',
-      'encoder_decoder_attention': 'EncDecAttention',
-      'mlp': 'DenseReluDense',
-    },
-  }
-  norms = {'encoder_decoder_attention': 'pre_cross_attention_layer_norm'}
-  for stack, names in blocks.items():
-    own = params[stack]
-    bias = f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
-    yield bias, array(own['relpos_bias']['rel_embedding'].T)
-    yield f'{stack}.final_layer_norm.weight', array(own[f'{stack}_norm']['scale'])
-    for place, (block, theirs) in enumerate(names.items()):
-      scales = own['layers'][norms.get(block, f'pre_{block}_layer_norm')]['scale']
-      for i, scale in enumerate(scales):
-        where = f'{stack}.block.{i}.layer.{place}'
-        yield f'{where}.layer_norm.weight', array(scale)
-        for part, leaf in own['layers'][block].items():
-          yield f'{where}.{theirs}.{parts[part]}.weight', array(leaf['kernel'][i].T)
 
 
 def torch_arguments(batch) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import ClassVar, SupportsInt
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from hyperjax import errors
 
@@ -97,6 +98,14 @@ class Vocabulary:
   def added(self) -> int:
     """How many of the extra ids the file itself does not hold: all, or none (T5X's `100extra`)."""
     return self.size - self._processor.get_piece_size()
+
+  def bare(self) -> bytes:
+    """The file's bytes; where it ends in its extra ids, without them."""
+    if self.added:
+      return self._model
+    model = sentencepiece_model_pb2.ModelProto.FromString(self._model)
+    del model.pieces[self.pieces :]
+    return model.SerializeToString()
 
   @property
   def x_id(self) -> int:

@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_data
 import tiny_models as tiny
 from flax import serialization
+from sentencepiece import sentencepiece_model_pb2
 
 from hyperjax import errors
 from hyperjax.convert import huggingface
 from hyperjax.models import t5
+from hyperjax.vocabulary import Vocabulary
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -235,12 +238,9 @@ def test_a_head_that_is_absent_is_the_embedding(folders, tmp_path):
 def test_transformers_loads_what_we_write(tmp_path, config, shard_bytes):
   model = t5.T5(config)
   params = tiny.params_of(model)
-  vocabulary = tmp_path / 'v.model'
-  vocabulary.write_bytes(b'pieces')
-  huggingface.save(tmp_path / 'a', model, params, str(vocabulary), shard_bytes)
+  huggingface.save(tmp_path / 'a', model, params, shard_bytes=shard_bytes)
   count = len(list((tmp_path / 'a').glob('*.safetensors')))
   assert (count == 1) == (shard_bytes == 10**9)
-  assert (tmp_path / 'a' / 'spiece.model').read_bytes() == b'pieces'
   other, said = transformers.T5ForConditionalGeneration.from_pretrained(
     tmp_path / 'a', output_loading_info=True
   )
@@ -252,6 +252,38 @@ def test_transformers_loads_what_we_write(tmp_path, config, shard_bytes):
   again, back = huggingface.load(tmp_path / 'a')
   assert again == model
   assert jax.tree.all(jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), back, params))
+
+
+@pytest.mark.parametrize('inside', [False, True], ids=['pieces', '100extra'])
+def test_transformers_tokenizes_as_the_vocabulary_that_goes_with_the_model(tmp_path, inside):
+  vocabulary = tiny_data.vocabulary(tmp_path)
+  if inside:  # as in T5X's cc_all.32000.100extra
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(open(vocabulary.path, 'rb').read())
+    for i in reversed(range(11)):
+      kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+      pieces.pieces.add(piece=f'▁<extra_id_{i}>', score=0.0, type=kind)
+    path = tmp_path / 'extra.model'
+    path.write_bytes(pieces.SerializeToString())
+    vocabulary = Vocabulary(str(path), 11)
+  config = dataclasses.replace(tiny.DOWNSTREAM, vocab_size=vocabulary.size + 3)
+  model = t5.T5(config)
+  huggingface.save(tmp_path / 'hf', model, tiny.params_of(model), vocabulary)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
+  for text in ('the red cat', 'a  big old horse, sees', 'é', ''):
+    assert tokenizer(text).input_ids == [*vocabulary.encode(text), vocabulary.eos_id]
+  for i in (0, 10):
+    assert tokenizer.convert_tokens_to_ids(f'<extra_id_{i}>') == vocabulary.sentinel(i)
+  assert len(tokenizer) == vocabulary.size
+  again = huggingface.vocabulary_of(tmp_path / 'hf')
+  assert again.size == vocabulary.size and (again.sha256 == vocabulary.sha256) == (not inside)
+
+
+def test_a_vocabulary_without_rows_in_the_model_is_refused(tmp_path):
+  vocabulary = tiny_data.vocabulary(tmp_path)
+  model = t5.T5(dataclasses.replace(tiny.DOWNSTREAM, vocab_size=vocabulary.size - 1))
+  with pytest.raises(errors.InputError, match=r'has \d+ ids, the model \d+ embedding rows'):
+    huggingface.save(tmp_path / 'hf', model, tiny.params_of(model), vocabulary)
+  assert not (tmp_path / 'hf').exists()
 
 
 # --- What is wrong --------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ config.json that changes what is computed and is not understood is refused.
 import functools
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -86,11 +85,11 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(directory, by_name, config, shard_bytes)
     if vocabulary is not None:
-      shutil.copyfile(vocabulary.path, directory / 'spiece.model')
+      (directory / 'spiece.model').write_bytes(vocabulary.bare())
   except OSError as error:
     raise InputError(f'{directory} cannot be written ({error.strerror or error})') from error
   if vocabulary is not None:
-    tokenizer = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': vocabulary.added}
+    tokenizer = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': vocabulary.extra_ids}
     files.write_json(directory / 'tokenizer_config.json', tokenizer)
   files.write_json(directory / 'config.json', content)
 
