@@ -22,6 +22,7 @@ CORE = [
   'optax>=0.2.8,<0.3',
   'orbax-checkpoint>=0.12.8,<0.13',
   'packaging>=24',
+  'protobuf>=5.26',  # sentencepiece's description of its files imports it and does not say so
   'rouge-score>=0.1.2',
   'safetensors>=0.5',
   'sentencepiece>=0.2',
