@@ -33,7 +33,14 @@ from hyperjax import files, fingerprints, partitioning
 from hyperjax.errors import InputError
 from hyperjax.fingerprints import check_fingerprint, fingerprint
 
-__all__ = ['Checkpoints', 'Damaged', 'check_fingerprint', 'fingerprint', 'load_trainable']
+__all__ = [
+  'Checkpoints',
+  'Damaged',
+  'check_fingerprint',
+  'fingerprint',
+  'load_trainable',
+  'trainable_shapes',
+]
 
 State = Any  # a dataclass with the fields step (int32 scalar), trainable, opt_state and extra
 
@@ -221,30 +228,43 @@ class Checkpoints:
     multihost_utils.sync_global_devices('damaged checkpoints are set aside')
 
 
+def trainable_shapes(
+  model_dir: str | os.PathLike[str], step: int | None = None
+) -> tuple[dict[str, Any], Any]:
+  """(jax.ShapeDtypeStruct of the weights that `load_trainable` reads; the metadata)."""
+  content = _read_content(_find(_absolute(model_dir), step))
+  return _shapes(content), content['metadata']
+
+
 def load_trainable(
-  model_dir: str | os.PathLike[str], step: int | None = None, sharding: Any = None
+  model_dir: str | os.PathLike[str], step: int | None = None, like: Any = None
 ) -> tuple[dict[str, Any], Any]:
   """(the trained weights at `step`, or at the latest one, as nested dicts; the metadata).
 
-  Reads no optimiser state. `model_dir` may also be one checkpoint_<step>. `sharding` is one
-  sharding, or a tree of them like the weights, or None: one local device.
+  Reads no optimiser state. `model_dir` may also be one checkpoint_<step>. `like` is a tree of
+  jax.ShapeDtypeStruct: which leaves to read, in which dtype, and their shardings (None: one local
+  device); without it all are read as they were saved.
   """
   directory = _find(_absolute(model_dir), step)
   content = _read_content(directory)
-  shapes = _nested(
-    {
-      name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
-      for name, (dtype, shape, _) in content['leaves']['trainable'].items()
-    }
-  )
-  if sharding is None or isinstance(sharding, jax.sharding.Sharding):
-    target = jax.tree.map(lambda x: _abstract(x, sharding), shapes)
-  else:
-    try:
-      target = jax.tree.map(_abstract, shapes, sharding)
-    except ValueError as error:
-      raise InputError(f'{directory} has other weights than this run: {_MEND}') from error
-  return _read_item(directory, 'trainable', target, content), content['metadata']
+  saved = _shapes(content)
+  like = saved if like is None else like
+  there, wanted = dict(_leaves(saved)), dict(_leaves(like))
+  for name, x in wanted.items():
+    if name not in there or there[name].shape != x.shape:
+      raise InputError(f'{directory} has no {name} of the shape {list(x.shape)}: {_MEND}')
+  target = {name: _abstract(there[name], x.sharding) for name, x in wanted.items()}
+  value = _read_item(directory, 'trainable', _nested(target), content)
+  held = jax.tree.leaves(value)
+  del value  # so that every leaf is freed once it is cast
+  cast = [held.pop(0).astype(x.dtype) for x in jax.tree.leaves(like)]
+  return jax.tree.unflatten(jax.tree.structure(like), cast), content['metadata']
+
+
+def _shapes(content: Mapping[str, Any]) -> dict[str, Any]:
+  leaves = content['leaves']['trainable'].items()
+  one = lambda dtype, shape, _: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+  return _nested({name: one(*leaf) for name, leaf in leaves})
 
 
 def _restore(directory: epath.Path, target: State) -> tuple[State, Any]:
@@ -260,8 +280,10 @@ def _read_item(directory: epath.Path, name: str, target: Any, content: Any) -> A
   """One item, its leaves where `target` wants them, compared with the checksums written beside."""
   try:
     _quiet()
-    with ocp.StandardCheckpointer() as reader:
-      value = reader.restore(directory / name, target)
+    where = ocp.checkpoint_utils.construct_restore_args(target)
+    some = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)
+    with ocp.PyTreeCheckpointer() as reader:
+      value = reader.restore(directory / name, some)
   except (MemoryError, jax.errors.JaxRuntimeError):
     raise  # ours, not the file's
   except Exception as error:

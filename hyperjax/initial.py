@@ -54,20 +54,22 @@ class Start:
 def begin(setup: Setup, mesh: Mesh, keeper: checkpoints.Checkpoints) -> Start:
   """The first state of a run, or the last that it saved; frozen weights from where they come from.
 
-  Weights to restore pass through one device on their way to the mesh.
+  Weights go to the mesh as they are read, in the dtype that they are used in.
 
   Raises:
     InputError: weights that are missing or do not fit, by leaf; a mesh that does not divide them.
   """
   plan = _plan(setup, mesh)
   own = keeper.latest_step()
-  restored = _restored(setup, plan.shapes, plan.frozen if own is not None else plan.shapes)
+  restored = _restored(setup, plan, plan.frozen if own is not None else plan.shapes)
   params, origin = restored.params, restored.origin()
   if own is None:
     params, origin = _completed(setup, plan, restored)
   else:
     origin = dict.fromkeys(plan.trained, f'continued from step {own}')
-  frozen = _cast(_put(_pick(params, plan.frozen), plan.shardings), setup.model)
+  frozen = jax.tree.map(
+    lambda leaf, like: leaf.astype(like.dtype), _pick(params, plan.frozen), plan.frozen
+  )
   metadata = {
     'trainable': list(setup.trainable),
     'frozen': {part: restored.sources[part] for part in plan.frozen},
@@ -121,7 +123,7 @@ class _Plan:
   axes: Tree
   shardings: Tree
   trained: Tree  # the shapes of what trains
-  frozen: Tree
+  frozen: Tree  # of what does not, in the dtype of computation
 
 
 def _plan(setup: Setup, mesh: Mesh) -> _Plan:
@@ -143,7 +145,8 @@ def _plan(setup: Setup, mesh: Mesh) -> _Plan:
         f'the {part} is frozen and has no weights: give {GIN_NAMES[part]} '
         f'(trainer.train.{part}_checkpoint), or name it in TRAINABLE (trainer.train.trainable)'
       )
-  return _Plan(shapes, axes, partitioning.parameter_shardings(mesh, axes, shapes), trained, frozen)
+  shardings = partitioning.parameter_shardings(mesh, axes, shapes)
+  return _Plan(shapes, axes, shardings, trained, _cast(frozen, setup.model))
 
 
 def _pick(tree: Tree, like: Tree) -> Tree:
@@ -161,9 +164,9 @@ def _abstract(shapes: Any, shardings: Any) -> Any:
 
 
 def _cast(frozen: Tree, model: step.Model) -> Tree:
-  """Frozen weights in the dtype that they are computed in; trained ones stay float32."""
+  """Shapes of frozen weights in the dtype of computation; trained ones stay float32."""
   dtype = jnp.dtype(getattr(getattr(model.downstream, 'config', None), 'dtype', 'float32'))
-  return jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), frozen)
 
 
 # -- Values ----------------------------------------------------------------------------------------
@@ -183,16 +186,25 @@ class _Restored:
     }
 
 
-def _restored(setup: Setup, shapes: Tree, parts: Tree) -> _Restored:
+def _restored(setup: Setup, plan: _Plan, parts: Tree) -> _Restored:
+  """The parts that have a source, read to their places on the mesh."""
+  # A trunk that starts from the backbone gets its full precision, whatever that computes in.
+  copied = _starts_from_backbone(setup) and 'hypermodel' in parts
+  wanted = plan.shapes if copied else step.join(plan.trained, plan.frozen)
+  like = _abstract(wanted, plan.shardings)
   params, sources = {}, {}
   for part in parts:
     path = setup.sources[part]
     if path is not None:
-      params[part], found = runs.load_part(path, part, model=getattr(setup.model, part))
-      _check_shapes(params[part], shapes[part], f'the {part} of {path}')
+      model = getattr(setup.model, part)
+      params[part], found = runs.load_part(path, part, model=model, like=like[part])
       runs.check_part(path, part, setup.record)
       sources[part] = runs.source(setup.model_dir, path, found)
   return _Restored(params, sources)
+
+
+def _starts_from_backbone(setup: Setup) -> bool:
+  return setup.sources['hypermodel'] is None and hasattr(setup.model.hypermodel, 'start_from')
 
 
 def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, dict[str, str]]:
@@ -207,7 +219,7 @@ def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, di
   origin |= dict.fromkeys(random, 'initialised')
   hypermodel: Any = setup.model.hypermodel  # one with a trunk has trunk_misfit and start_from
   backbone = restored.params.get('downstream')
-  if 'hypermodel' in random and backbone is not None and hasattr(hypermodel, 'start_from'):
+  if backbone is not None and _starts_from_backbone(setup):
     misfit = hypermodel.trunk_misfit(backbone)
     if misfit is None:
       params['hypermodel'] = hypermodel.start_from(params['hypermodel'], backbone)
@@ -215,25 +227,6 @@ def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, di
     else:
       origin['hypermodel'] = f'initialised, trunk at random ({misfit})'
   return params, origin
-
-
-def _check_shapes(params: Tree, shapes: Tree, where: str) -> None:
-  """InputError listing leaves that are missing, unexpected or of another shape."""
-  given = {name: list(leaf.shape) for name, leaf in _named(params)}
-  wanted = {name: list(leaf.shape) for name, leaf in _named(shapes)}
-  odd = [f'{name} is missing' for name in sorted(wanted.keys() - given.keys())]
-  odd += [f'{name} is not part of the model' for name in sorted(given.keys() - wanted.keys())]
-  odd += [
-    f'{name} is {given[name]} and should be {wanted[name]}'
-    for name in sorted(wanted.keys() & given.keys())
-    if wanted[name] != given[name]
-  ]
-  if odd:
-    more = f' (and {len(odd) - 5} more)' if len(odd) > 5 else ''
-    raise InputError(
-      f'{where} does not fit the model: {"; ".join(odd[:5])}{more}; '
-      'give the checkpoint of this model, or the model of this checkpoint'
-    )
 
 
 # -- The parameter report --------------------------------------------------------------------------

@@ -16,9 +16,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from hyperjax import checkpoints, convert, files, fingerprints, protocols, records, step
+from hyperjax.convert import leaves
 from hyperjax.errors import InputError
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -248,50 +250,77 @@ def load_params(path: str, step_: int | None = None) -> tuple[dict[str, Any], in
 
 
 def load_part(
-  path: str, part: str, step_: int | None = None, model: Any = None
+  path: str, part: str, step_: int | None = None, model: Any = None, like: Any = None
 ) -> tuple[dict[str, Any], int]:
   """The 'downstream' or 'hypermodel' parameters of the run at a path, and their step.
 
   Nothing is read for the other part. The downstream model may also be a T5X checkpoint or a Hugging
   Face folder, which `model`, the module that it is for, must fit.
 
+  Args:
+    like: a tree of jax.ShapeDtypeStruct, with shardings, that the parameters must have the names
+      and shapes of; each process reads its own slices. None: as they were saved, on one device.
+
   Raises:
-    InputError: the path holds nothing that is understood, or no such part.
+    InputError: the path holds nothing that is understood, or no such part; leaves that are missing,
+      unexpected or of another shape, before any is read.
   """
   if part == 'downstream' and not is_run(path):
     if not isinstance(model, t5.T5):
       raise InputError(f'{path} is not a run of hyperjax (it has no model.json)')
-    return convert.load(path, model.config)
-  params, found = _load(path, step_, (part,))
+    if like is None:
+      return convert.load(path, model.config)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, like)
+    return convert.load(path, model.config, dtypes, jax.tree.map(lambda leaf: leaf.sharding, like))
+  params, found = _load(path, step_, (part,), None if like is None else {part: like})
   if part not in params:
     raise InputError(f'the run {path} has no {part}')
   return params[part], found
 
 
-def _load(path: str, step_: int | None, parts: Sequence[str]) -> tuple[dict[str, Any], int]:
+def _load(
+  path: str, step_: int | None, parts: Sequence[str], like: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], int]:
   model_dir, step_ = located(path, step_)
   record = read_record(model_dir)
-  trainable, metadata = checkpoints.load_trainable(model_dir, step_)
-  trained = {part: trainable[part] for part in parts if part in trainable}
+  saved, metadata = checkpoints.trainable_shapes(model_dir, step_)
+  trained = {part: saved[part] for part in parts if part in saved}
   sources = {part: source for part, source in metadata['frozen'].items() if part in parts}
+  if like is not None:
+    trained = {
+      part: _wanted(shapes, like[part], part in sources, f'the {part} of {path}')
+      for part, shapes in trained.items()
+    }
   frozen = {
-    part: _without(_frozen(model_dir, record, part, source), trainable.get(part, {}))
+    part: _without(
+      _frozen(model_dir, record, part, source, like and like[part]), saved.get(part, {})
+    )
     for part, source in sources.items()
   }
   marks = {
     name: mark for name, mark in metadata['fingerprint'].items() if name.partition('/')[0] in parts
   }
   fingerprints.check_fingerprint(frozen, marks, f'the frozen weights of {model_dir}')
+  if trained:
+    trained, _ = checkpoints.load_trainable(model_dir, metadata['step'], trained)
   return step.join(trained, frozen), metadata['step']
 
 
+def _wanted(saved: dict, like: dict, rest_is_frozen: bool, where: str) -> dict[str, Any]:
+  """The leaves of `like` that were saved; where the rest is frozen, its source is to have it."""
+  there, wanted = leaves.named(saved), leaves.named(like)
+  given = (wanted if rest_is_frozen else {}) | there
+  leaves.check({name: leaf.shape for name, leaf in given.items()}, like, where)
+  return leaves.nested({name: wanted[name] for name in there})
+
+
 def _frozen(
-  model_dir: str, record: dict[str, Any], part: str, source: dict[str, Any]
+  model_dir: str, record: dict[str, Any], part: str, source: dict[str, Any], like: Any = None
 ) -> dict[str, Any]:
   try:
     place = find_source(model_dir, source)
     model = None if is_run(place) else records.from_json(record[part], f'{model_dir}/model.json')
-    return load_part(place, part, source['step'], model)[0]
+    return load_part(place, part, source['step'], model, like)[0]
   except InputError as error:
     raise InputError(f'{model_dir} needs the frozen {part} it was trained with: {error}') from error
 

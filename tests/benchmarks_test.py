@@ -28,6 +28,8 @@ def line_of(script: str, **options) -> dict:
   return json.loads(line)
 
 
+# -- A training step ------------------------------------------------------------------------------
+
 SIZES = {'size': 'tiny', 'vocab': 211, 'batch': 3, 'inputs': 11, 'targets': 7, 'context': 13}
 
 
@@ -64,3 +66,32 @@ def test_train_step_counts_what_the_shapes_say(train_step):
   attended = 3 * 128 * (11 * 11 + 7 * 7 + 7 * 11)
   flops = 6 * (2 * (encoder + decoder) + 3 * 7 * 128 * 211) + 12 * 2 * attended
   assert train_step['step_gflop'] * 1e9 == pytest.approx(flops)
+
+
+def test_load_checkpoint_loads_what_it_wrote_in_every_layout():
+  line = line_of('load_checkpoint.py', size='tiny', vocab=212, dtypes='bfloat16')
+  assert [each['kind'] for each in line['written']] == ['t5x', 'orbax', 'huggingface']
+  places = {(each['kind'], each['mesh']) for each in line['loaded']}
+  assert len(places) == len(line['loaded']) == 6
+  # tiny: 2 and 2 layers, d 128, n h = 4 x 32, mlp 256; and 13 norms, 2 position biases.
+  count = 2 * 212 * 128 + (2 * 4 + 2 * 8) * 128 * 128 + 4 * 3 * 128 * 256 + 12 * 128 + 2 * 32 * 4
+  for each in line['loaded']:
+    assert each['bytes'] == line['bytes']['bfloat16'] == 2 * count and each['mb_per_second'] > 0
+  assert line['worst_ratio'] == max(each['ratio'] for each in line['loaded'])
+
+
+# -- Generation -----------------------------------------------------------------------------------
+
+
+def test_generate_counts_the_tokens_of_answers_that_are_equal():
+  sizes = {'size': 'tiny', 'vocab': 211, 'batch': 3, 'inputs': 11, 'outputs': 7, 'beams': 2}
+  line = line_of('generate.py', **sizes, alternations=2)
+  assert sizes.items() <= line.items()
+  for search in ('greedy', 'beam'):
+    found = line[search]
+    here, torch = (found['times'][name] for name in ('here', 'torch'))
+    assert len(here) == len(torch) == 2
+    assert found['tokens_per_second'] == pytest.approx(3 * 7 / ((here[0] + here[1]) / 2))
+    assert found['torch_tokens_per_second'] == pytest.approx(3 * 7 / ((torch[0] + torch[1]) / 2))
+    assert found['ratio'] == pytest.approx((torch[0] / here[0] + torch[1] / here[1]) / 2)
+    assert found['compile_seconds'] > 0

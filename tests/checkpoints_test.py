@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from hyperjax import checkpoints, optim, partitioning
 from hyperjax.errors import InputError
@@ -112,14 +111,25 @@ def test_trained_weights_load_without_the_rest(tmp_path):
   weights, metadata = checkpoints.load_trainable(tmp_path)
   _same(weights, _state(seed=7).trainable)
   assert metadata == {'note': 7}
-  over = jax.tree.map(lambda x: x.sharding, _placed(_state(), (1, 4, 2)).trainable)
-  whole = NamedSharding(over['hypermodel']['query'].mesh, PartitionSpec())
-  for where, found in [(over, over['hypermodel']['query']), (whole, whole)]:
-    spread, _ = checkpoints.load_trainable(tmp_path / 'checkpoint_3', sharding=where)
-    _same(spread, _state(seed=3).trainable)
-    assert spread['hypermodel']['query'].sharding == found
-  with pytest.raises(InputError, match='checkpoint_7 has other weights'):
-    checkpoints.load_trainable(tmp_path, sharding={'hypermodel': {}})
+
+
+def test_trained_weights_come_as_they_are_asked_for(tmp_path):
+  """Some of the leaves, in other dtypes, on a mesh."""
+  _saved(tmp_path, 3)
+  like = _shaped(_placed(_state(), (1, 4, 2)).trainable)
+  del like['hypermodel']['stack']
+  query = like['hypermodel']['query']
+  half = jax.ShapeDtypeStruct(query.shape, jnp.bfloat16, sharding=query.sharding)
+  like['hypermodel']['query'] = half
+  spread, _ = checkpoints.load_trainable(tmp_path / 'checkpoint_3', like=like)
+  saved = {name: _state(seed=3).trainable['hypermodel'][name] for name in ('query', 'scale')}
+  _same(spread, {'hypermodel': saved | {'query': saved['query'].astype(jnp.bfloat16)}})
+  assert spread['hypermodel']['query'].sharding == query.sharding
+  like['hypermodel']['query'] = jax.ShapeDtypeStruct((8, 3), jnp.float32)
+  with pytest.raises(
+    InputError, match=r'checkpoint_3 has no hypermodel/query of the shape \[8, 3]'
+  ):
+    checkpoints.load_trainable(tmp_path, like=like)
 
 
 # -- When it is saved, and what is kept ------------------------------------------------------------

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny_data
 import tiny_models as tiny
+from flax import linen as nn
 from flax import serialization
 from sentencepiece import sentencepiece_model_pb2
 
-from hyperjax import errors
+from hyperjax import errors, partitioning
 from hyperjax.convert import huggingface
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -224,6 +225,28 @@ def test_a_head_that_is_absent_is_the_embedding(folders, tmp_path):
     assert model.config.logits_via_embedding == scaled
     other = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
     np.testing.assert_allclose(ours(folder), theirs(other), atol=5e-5)
+
+
+def test_a_mesh_reads_its_own_slices(folders, monkeypatch):
+  model, whole = huggingface.load(folders['1.1'][0])
+  specs = nn.get_partition_spec(jax.eval_shape(model.init_params, jax.random.key(0)))
+  is_spec = lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
+  axes = jax.tree.map(tuple, specs, is_leaf=is_spec)
+  mesh = partitioning.make_mesh(partitioning.MeshShape(data=2, fsdp=2, model=2))
+  shardings = partitioning.parameter_shardings(mesh, axes, whole)
+  read, asked = huggingface._read_safetensors, []
+  note = lambda path, name, at: asked.append((name, str(at))) or read(path, name, at)
+  monkeypatch.setattr(huggingface, '_read_safetensors', note)
+  loaded = huggingface.load(folders['1.1'][0], shardings=shardings)[1]
+  assert jax.tree.all(jax.tree.map(np.array_equal, loaded, whole))
+  assert jax.tree.map(lambda x: x.sharding, loaded) == shardings
+  assert len(asked) == len(set(asked))  # nothing twice
+  embedding = loaded['token_embedder']['embedding']
+  mine = {
+    str(tuple(slice(*s.indices(n)[:2]) for s, n in zip(shard.index, embedding.shape)))
+    for shard in embedding.addressable_shards
+  }
+  assert {at for name, at in asked if name == 'shared.weight'} == mine and len(mine) == 4
 
 
 # --- Out ------------------------------------------------------------------------------------------

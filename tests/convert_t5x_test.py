@@ -239,17 +239,22 @@ def test_scalable_t5_with_a_bias_a_layer_is_another_model(params, tmp_path):
 # --- On a mesh ------------------------------------------------------------------------------------
 
 
-def test_a_mesh_reads_its_own_slices(written, params, tmp_path, monkeypatch):
-  boxed = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
+def on_a_mesh(config):
+  boxed = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   specs = nn.get_partition_spec(boxed)
   axes = jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
   mesh = partitioning.make_mesh(partitioning.MeshShape(data=2, fsdp=2, model=2))
-  shardings = partitioning.parameter_shardings(mesh, axes, nn.unbox(boxed))
+  return partitioning.parameter_shardings(mesh, axes, nn.unbox(boxed))
+
+
+def test_a_mesh_reads_its_own_slices(written, params, tmp_path, monkeypatch):
+  shardings = on_a_mesh(CONFIG)
   whole = leaves.Leaf
   asked = []
 
-  def recording(shape, dtype, read):
-    return whole(shape, dtype, lambda at: asked.append((shape, at)) or read(at))
+  def recording(shape, dtype, fill):
+    ask = lambda parts: asked.extend((shape, at) for _, at in parts)
+    return whole(shape, dtype, lambda parts: ask(parts) or fill(parts))
 
   monkeypatch.setattr(leaves, 'Leaf', recording)
   for folder in (written / 't5x', written / 'orbax', scanned(params, tmp_path / 'checkpoint_1')):
@@ -263,6 +268,36 @@ def test_a_mesh_reads_its_own_slices(written, params, tmp_path, monkeypatch):
     part = loaded['token_embedder']['embedding'].sharding.shard_shape((38, 10))
     assert {tuple(len(range(n)[s]) for n, s in zip((38, 10), at)) for at in embedding} == {part}
     assert len(embedding) == 38 * 10 // np.prod(part) > 1  # replicas are read once
+
+
+def test_every_leaf_is_read_once_and_only_in_the_slices_of_the_mesh(written, monkeypatch):
+  assemble, asked = leaves.assemble, {}
+
+  def watched(name, leaf):
+    ask = lambda parts: asked.setdefault(name, []).extend(at for _, at in parts)
+    return leaves.Leaf(leaf.shape, leaf.dtype, lambda parts: ask(parts) or leaf.fill(parts))
+
+  def watching(found, *rest):
+    return assemble({name: watched(name, leaf) for name, leaf in found.items()}, *rest)
+
+  monkeypatch.setattr(leaves, 'assemble', watching)
+  loaded = leaves.named(t5x.load(written / 't5x', CONFIG, 'bfloat16', on_a_mesh(CONFIG)))
+  assert asked.keys() == loaded.keys()
+  for name, leaf in loaded.items():
+    assert leaf.dtype == jnp.bfloat16
+    bounds = lambda at, shape=leaf.shape: tuple(s.indices(n) for s, n in zip(at, shape))
+    mine = {bounds(shard.index) for shard in leaf.addressable_shards}
+    assert sorted(map(bounds, asked[name])) == sorted(mine), name
+
+
+def test_dtypes_and_shardings_may_differ_by_leaf(written, params):
+  dtypes = jax.tree.map(lambda x: jnp.dtype('bfloat16' if x.ndim > 2 else 'float32'), params)
+  loaded = t5x.load(written / 't5x', CONFIG, dtypes)
+  assert jax.tree.map(lambda x: x.dtype, loaded) == dtypes
+  where = on_a_mesh(CONFIG)
+  del where['encoder']['layers']['mlp']
+  with pytest.raises(errors.InputError, match='shardings .* like the parameters; encoder/layers/m'):
+    t5x.load(written / 't5x', CONFIG, shardings=where)
 
 
 # --- Elsewhere ------------------------------------------------------------------------------------

@@ -9,10 +9,22 @@ import numpy as np
 import pytest
 import tiny_data
 import tiny_runs
-from tiny_runs import STEPS
+from flax import linen as nn
+from safetensors import numpy as safetensors_numpy
+from tiny_runs import LENGTHS, STEPS
 
-from hyperjax import checkpoints, errors, fingerprints, optim, partitioning, peft, runs, trainer
-from hyperjax.convert import huggingface, t5x
+from hyperjax import (
+  checkpoints,
+  errors,
+  fingerprints,
+  optim,
+  partitioning,
+  peft,
+  runs,
+  step,
+  trainer,
+)
+from hyperjax.convert import huggingface, leaves, t5x
 from hyperjax.hypermodels import learned
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -391,7 +403,7 @@ def refused(root) -> list:
       'the run has no hypermodel',
     ),
     ({'hypermodel_checkpoint': str(tiny_runs.backbone(root))}, 'backbone has no hypermodel'),
-    ({'downstream_checkpoint': 'nowhere'}, 'nowhere is not a run of hyperjax'),
+    ({'downstream_checkpoint': 'nowhere'}, 'nowhere is no run of hyperjax'),
     (
       {'downstream': t5.T5(wide), 'hypermodel': learned.LearnedPhi(wide)},
       r'key/kernel is \[3, 12, 10\] and should be \[3, 12, 6\];.* \(and \d+ more\)',
@@ -451,16 +463,24 @@ def test_a_run_goes_on_over_its_own_frozen_weights_only(root, tmp_path):
 # --- Other people's files -------------------------------------------------------------------------
 
 
+def written(place, kind: str, model: t5.T5, params, vocabulary) -> str:
+  """A folder of a model's weights, of step 4 where that is told."""
+  there = place / 'theirs' / 'checkpoint_4'
+  if kind == 'run':
+    runs.save(there.parent, step.Model(model), {'downstream': params}, vocabulary, LENGTHS, 4)
+  elif kind == 'huggingface':
+    huggingface.save(there, model, params)
+  else:
+    t5x.save(there, params, model.config, 4, kind)
+  return str(there)
+
+
 @pytest.mark.parametrize('kind', ['t5x', 'orbax', 'huggingface'])
 def test_a_run_starts_from_other_peoples_files(root, tmp_path, kind):
   model = t5.T5(tiny_runs.config(root))
   params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
-  there = tmp_path / 'theirs' / 'checkpoint_4'
-  if kind == 'huggingface':
-    huggingface.save(there, model, params)
-  else:
-    t5x.save(there, params, model.config, 4, kind)
-  tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=str(there), total_steps=2)
+  there = written(tmp_path, kind, model, params, None)
+  tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=there, total_steps=2)
   read = runs.load(str(tmp_path / 'run'))
   assert tiny_runs.equal(read.params['downstream'], params)
   said = (tmp_path / 'run' / 'model-info.txt').read_text()
@@ -470,9 +490,110 @@ def test_a_run_starts_from_other_peoples_files(root, tmp_path, kind):
   other = tiny_runs.config(root, mlp_dim=18)
   with pytest.raises(errors.InputError, match=r'theirs.*(should be|mlp_dim is 14 there, 18 here)'):
     tiny_runs.pretrain(
-      root, tmp_path / 'other', downstream=t5.T5(other), downstream_checkpoint=str(there)
+      root, tmp_path / 'other', downstream=t5.T5(other), downstream_checkpoint=there
     )
   assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize('kind', ['run', 't5x', 'orbax', 'huggingface'])
+def test_weights_are_read_to_their_places_in_the_dtype_that_is_used(
+  root, tmp_path, kind, monkeypatch
+):
+  model = t5.T5(tiny_runs.config(root, dtype='bfloat16'))
+  params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
+  there = written(tmp_path, kind, model, params, tiny_runs.world(root)[1])
+  read, load_part = [], runs.load_part
+
+  def noting(*given, **how):
+    read.append(load_part(*given, **how))
+    return read[-1]
+
+  monkeypatch.setattr(runs, 'load_part', noting)
+  mesh = partitioning.MeshShape(data=2, fsdp=2, model=2)
+  for trainable in ((), ('downstream',)):  # beside a LearnedPhi, and joint
+    _, frozen = begin(
+      root,
+      tmp_path / f'run{len(trainable)}',
+      downstream=model,
+      hypermodel=learned.LearnedPhi(model.config),
+      trainable=('hypermodel', *trainable),
+      downstream_checkpoint=there,
+      mesh=mesh,
+    )
+    ((weights, _),) = read
+    read.clear()
+    embedding = weights['token_embedder']['embedding']
+    assert embedding.dtype == ('float32' if trainable else 'bfloat16')
+    assert embedding.sharding.spec == jax.sharding.PartitionSpec('model', 'fsdp')
+    cast = lambda leaf, like: leaf.astype(like.dtype)
+    assert tiny_runs.equal(weights, jax.tree.map(cast, params, weights))
+    if frozen:
+      same = lambda a, b: a.sharding == b.sharding and a.dtype == b.dtype
+      assert jax.tree.all(jax.tree.map(same, weights, frozen['downstream']))
+
+
+def test_a_trunk_starts_from_the_backbone_s_full_precision(root, tmp_path):
+  narrow = tiny_runs.config(root, dtype='bfloat16')
+  hypermodel = tiny_runs.hypermodel(root, trunk=narrow, downstream=narrow)
+  state, frozen = begin(root, tmp_path, downstream=t5.T5(narrow), hypermodel=hypermodel)
+  params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
+  embedding = lambda tree: tree['token_embedder']['embedding']
+  assert tiny_runs.equal(embedding(state.trainable['hypermodel']['t5']), embedding(params))
+  assert embedding(frozen['downstream']).dtype == 'bfloat16'
+
+
+@pytest.mark.parametrize('kind', ['run', 't5x', 'orbax', 'huggingface'])
+def test_a_wrong_checkpoint_is_refused_by_its_leaves_before_any_is_read(
+  root, tmp_path, kind, monkeypatch
+):
+  """Without gates: `wi` is unexpected, wi_0 and wi_1 are missing; and wo has another shape."""
+  model = t5.T5(tiny_runs.config(root, mlp_activations=('relu',), mlp_dim=18))
+  init = jax.eval_shape(model.init_params, jax.random.key(0))
+  params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), nn.unbox(init))
+  there = written(tmp_path, kind, model, params, tiny_runs.world(root)[1])
+  monkeypatch.setattr(leaves, '_array', None)
+  monkeypatch.setattr(checkpoints, '_read_item', None)
+  with pytest.raises(errors.InputError) as caught:
+    tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=there)
+  said = str(caught.value)
+  assert there in said and not (tmp_path / 'run').exists()
+  mlp = 'decoder/layers/mlp'
+  for each in (
+    ('mlp_dim is 18 there, 14 here', "mlp_activations is ('relu',) there")
+    if kind == 'huggingface'  # whose config.json has words for it
+    else (
+      f'{mlp}/wi_0/kernel is missing',
+      f'{mlp}/wi_1/kernel is missing',
+      f'{mlp}/wi/kernel is not part of the model',
+    )
+  ):
+    assert each in said
+  if kind != 'huggingface':
+    assert '(and ' in said
+    wide = t5.T5(tiny_runs.config(root, mlp_activations=('relu',)))
+    with pytest.raises(
+      errors.InputError, match=r'mlp/wo/kernel is \[3, 18, 12\] and should be \[3, 14'
+    ):
+      tiny_runs.pretrain(root, tmp_path / 'run', downstream=wide, downstream_checkpoint=there)
+
+
+def test_a_folder_with_leaves_too_few_and_too_many_is_refused_before_training(root, tmp_path):
+  model = t5.T5(tiny_runs.config(root))
+  params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
+  there = written(tmp_path, 'huggingface', model, params, None)
+  path = os.path.join(there, 'model.safetensors')
+  weights = safetensors_numpy.load_file(path)
+  norm = weights.pop('encoder.final_layer_norm.weight')
+  safetensors_numpy.save_file(weights | {'encoder.norm.weight': norm}, path)
+  with pytest.raises(errors.InputError) as caught:
+    tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=there)
+  assert 'encoder.final_layer_norm.weight is missing' in str(caught.value)
+  assert 'encoder.norm.weight is not part of the model' in str(caught.value)
+  weights['encoder.final_layer_norm.weight'] = norm[:-1]
+  safetensors_numpy.save_file(weights, path)
+  with pytest.raises(errors.InputError, match=r'encoder_norm/scale is \[11\] and should be \[12\]'):
+    tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=there)
+  assert not (tmp_path / 'run').exists()
 
 
 def test_what_is_nobodys_is_told(root, tmp_path):

@@ -34,7 +34,7 @@ def load(
   """(the model, its parameters) of a folder.
 
   Args:
-    dtype: of the parameters.
+    dtype: of the parameters; one, or a tree of them.
     shardings: where each leaf goes (None: one device); each process reads its own slices. Only
       safetensors are read by slices.
 

@@ -43,7 +43,7 @@ def load(
   Args:
     directory: …/checkpoint_<step>, or a model_dir that holds such; then the latest step is read.
     config: the model, such as `config_of` finds.
-    dtype: of the result.
+    dtype: of the result; one, or a tree of them.
     shardings: where each leaf goes (None: one device); each process reads its own slices.
 
   Raises:
@@ -288,9 +288,14 @@ def _zarr(store: Any, driver: str) -> leaves.Leaf:
     read = lambda slices: array[slices].read().result().view(jnp.bfloat16)
     return leaves.of(read, array.shape, jnp.dtype('bfloat16'))
 
-  def fill(out: np.ndarray, slices: leaves.Slices) -> None:
-    part = ts.cast(array, ts.dtype(out.dtype))[slices][ts.d[:].translate_to[0]]
-    ts.array(out).write(part).result()  # chunk by chunk
+  def fill(parts: Sequence[leaves.Part]) -> None:
+    # All at once, so that a chunk that is in several parts is decoded once; no part is copied.
+    reading = [
+      ts.array(out).write(ts.cast(array, ts.dtype(out.dtype))[slices][ts.d[:].translate_to[0]])
+      for out, slices in parts
+    ]
+    for part in reading:
+      part.result()
 
   return leaves.Leaf(tuple(array.shape), array.dtype.numpy_dtype, fill)
 
