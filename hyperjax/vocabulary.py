@@ -7,7 +7,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, SupportsInt
+from typing import Any, ClassVar, SupportsInt
 
 import numpy as np
 import sentencepiece
@@ -103,7 +103,8 @@ class Vocabulary:
     """The file's bytes; where it ends in its extra ids, without them."""
     if self.added:
       return self._model
-    model = sentencepiece_model_pb2.ModelProto.FromString(self._model)
+    pb2: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    model = pb2.ModelProto.FromString(self._model)
     del model.pieces[self.pieces :]
     return model.SerializeToString()
 

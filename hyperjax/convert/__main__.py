@@ -51,7 +51,7 @@ def main() -> None:
 
   if '://' not in FLAGS.output:
     files.check_empty(FLAGS.output)
-  found = FINDERS[FLAGS['from'].value](FLAGS.input)
+  found = FINDERS[str(FLAGS['from'].value)](FLAGS.input)
   print(f'{FLAGS.input}: {told(found.model.config)}')
   vocabulary = vocabulary_for(found)
   params = found.load()
