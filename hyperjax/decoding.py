@@ -19,8 +19,8 @@ from hyperjax import peft
 from hyperjax.errors import InputError
 from hyperjax.models import t5, transformer
 
-Read = Callable[[jax.Array, transformer.Cache], tuple[jax.Array, transformer.Cache]]
-"""(last tokens [rows], cache) -> (log-probabilities of the next token [rows v], cache)."""
+Read = Callable[[jax.Array, transformer.Cache, jax.Array], tuple[jax.Array, transformer.Cache]]
+"""(last tokens [rows], cache, mask of its columns) -> (logits of the next ones [rows v], cache)."""
 
 
 # -- Which token comes next -----------------------------------------------------------------------
@@ -47,8 +47,8 @@ class Greedy:
   width = 1
 
   def search(self, read, cache, rows, length, eos_id, rng):
-    def choose(log_probs, step):
-      return jnp.argmax(log_probs, axis=-1)
+    def choose(logits, step):
+      return largest(logits, 1)[1][:, 0]
 
     return _one_by_one(read, cache, rows, length, eos_id, choose)
 
@@ -83,9 +83,9 @@ class Sampling:
       raise InputError('Sampling needs rng: give jax.random.key(seed)')
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(rows))
 
-    def choose(log_probs, step):
+    def choose(logits, step):
       now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-      return jax.vmap(jax.random.categorical)(now, self.limited(log_probs / self.temperature))
+      return jax.vmap(jax.random.categorical)(now, self.limited(logits / self.temperature))
 
     return _one_by_one(read, cache, rows, length, eos_id, choose)
 
@@ -129,6 +129,28 @@ class Beam:
     return state.answers[:, 0], state.answer_scores[:, 0], state.step
 
 
+CHUNK = 128
+
+
+def largest(x: Float[Array, '*b v'], k: int) -> tuple[Float[Array, '*b k'], Int[Array, '*b k']]:
+  """The k largest of the last axis, best first, and their places: jax.lax.top_k, but faster.
+
+  They are in the k chunks whose own largest are the largest. On CPUs XLA takes a maximum several
+  times faster than it searches a vocabulary with top_k or argmax.
+  """
+  chunks = -(-x.shape[-1] // CHUNK)
+  if chunks <= k:
+    values, places = jax.lax.top_k(x, k)
+    return values, places
+  missing = [(0, 0)] * (x.ndim - 1) + [(0, chunks * CHUNK - x.shape[-1])]
+  x = jnp.pad(x, missing, constant_values=-jnp.inf).reshape(*x.shape[:-1], chunks, CHUNK)
+  _, chosen = jax.lax.top_k(x.max(axis=-1), k)
+  few = jnp.take_along_axis(x, chosen[..., None], axis=-2)
+  values, place = jax.lax.top_k(few.reshape(*few.shape[:-2], k * CHUNK), k)
+  chunk = jnp.take_along_axis(chosen, place // CHUNK, axis=-1)
+  return values, chunk * CHUNK + place % CHUNK
+
+
 # -- Generation -----------------------------------------------------------------------------------
 
 
@@ -168,12 +190,13 @@ def decode(model, params, encoder_input_tokens, phi, rng, strategy, max_length, 
   b = encoder_input_tokens.shape[0]
   run = functools.partial(model.apply, {'params': params})
   memory = _encode(run, encoder_input_tokens, phi)
-  phi = peft.attribute(phi, 'decoder')
-  cache = _cache(run, model.config.stack('decoder'), memory, b * strategy.width, max_length, phi)
+  stack = model.config.stack('decoder')
+  layers = params['decoder']['layers']
+  apart = transformer.take_apart(layers, peft.attribute(phi, 'decoder'), stack.num_layers)
+  cache = _cache(run, stack, memory, b, max_length * strategy.width, apart)
 
-  def read(last, cache):
-    logits, cache = run(last[:, None], memory, cache, phi, method=_next)
-    return jax.nn.log_softmax(logits), cache
+  def read(last, cache, mask):
+    return run(last[:, None], memory, cache, mask, apart, method=_next)
 
   return strategy.search(read, cache, b, max_length, eos_id, rng)
 
@@ -183,29 +206,31 @@ def _encode(run, tokens, phi: peft.Phi | None) -> peft.Memory:
   return t5.join_memory(memory, peft.attribute(phi, 'memory'))
 
 
-def _next(model: t5.T5, last, memory, cache, phi):
-  hidden, cache, _ = model.read(last, memory, t5.cached_mask(cache, 1), cache, phi=phi)
+def _next(model: t5.T5, last, memory, cache, mask, apart):
+  hidden, cache, _ = model.read(last, memory, mask, cache, apart=apart)
   return model.to_logits(hidden)[:, 0], cache
 
 
-def _cache(run, stack, memory: peft.Memory, rows: int, columns: int, phi) -> transformer.Cache:
-  """Room for `columns` tokens, and the keys and values of the memory, one row for all its beams.
+def _cache(run, stack, memory: peft.Memory, rows: int, columns: int, apart) -> transformer.Cache:
+  """Room for `columns` columns of each row, and the keys and values of the memory.
 
   Of the read that computes those XLA keeps nothing else.
   """
   c = memory.mask.shape[0]
   one = transformer.empty_cache(stack, c, 1)
   start = jnp.zeros((c, 1), jnp.int32)
-  _, filled, _ = run(start, memory, t5.cached_mask(one, 1), one, phi=phi, method='read')
+  _, filled, _ = run(start, memory, t5.cached_mask(one, 1), one, apart=apart, method='read')
   empty = transformer.empty_cache(stack, rows, columns)
-  return dataclasses.replace(empty, cross_attention=filled.cross_attention)
+  both = zip(empty.layers, filled.layers)
+  layers = [dataclasses.replace(own, cross_attention=read.cross_attention) for own, read in both]
+  return dataclasses.replace(empty, layers=tuple(layers))
 
 
 # -- Greedy and sampling --------------------------------------------------------------------------
 
 
 def _one_by_one(read: Read, cache, rows: int, length: int, eos_id: int, choose):
-  """One token a step for each row, `choose(log_probs, step)`, until all rows have ended."""
+  """One token a step for each row, `choose(logits, step)`, until all rows have ended."""
 
   def goes_on(state):
     step, _, _, _, ended, _ = state
@@ -213,9 +238,10 @@ def _one_by_one(read: Read, cache, rows: int, length: int, eos_id: int, choose):
 
   def body(state):
     step, last, tokens, scores, ended, cache = state
-    log_probs, cache = read(last, cache)
-    token = jnp.where(ended, 0, choose(log_probs, step)).astype(jnp.int32)
-    gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+    logits, cache = read(last, cache, t5.cached_mask(cache, 1))
+    token = jnp.where(ended, 0, choose(logits, step)).astype(jnp.int32)
+    gained = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    gained -= jax.nn.logsumexp(logits, axis=-1)
     tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
     scores = scores + jnp.where(ended, 0, gained)
     return step + 1, token, tokens, scores, ended | (token == eos_id), cache
@@ -234,10 +260,15 @@ _NEVER = -1e9  # finite as in transformers: sums of it stay comparable
 
 @peft.pytree
 class _Beams:
-  """Open beams and the best answers so far, best first; a row that is closed takes no more."""
+  """Open beams and the best answers so far, best first; a row that is closed takes no more.
+
+  The beams of a row share its cache, and stay where they were written: `seen` says which columns
+  are those of a beam's own past.
+  """
 
   step: Any
   beams: Any  # b w t
+  seen: Any  # b w t w, bool
   beam_scores: Any  # b w: log-probability
   answers: Any  # b w t
   answer_scores: Any  # b w: with the length penalty
@@ -252,7 +283,8 @@ class _Beams:
     scores = jnp.full((rows, width), _NEVER, jnp.float32)
     none = jnp.zeros((rows, width), bool)
     first, closed = scores.at[:, 0].set(0), jnp.zeros(rows, bool)
-    return cls(jnp.int32(0), tokens, first, tokens, scores, none, closed, cache)
+    seen = jnp.zeros((rows, width, length, width), bool)
+    return cls(jnp.int32(0), tokens, seen, first, tokens, scores, none, closed, cache)
 
   def full(self, strategy: Beam) -> Bool[Array, ' b']:
     """Rows that have all their answers, where that is the end."""
@@ -267,15 +299,15 @@ def _beam_step(strategy: Beam, read: Read, eos_id: int, state: _Beams) -> _Beams
   b, w, length = state.beams.shape
   step = state.step
   last = jax.lax.dynamic_index_in_dim(state.beams, jnp.maximum(step - 1, 0), 2, keepdims=False)
-  log_probs, cache = read(last.reshape(b * w), state.cache)
-  scores, parents, tokens = _candidates(log_probs.reshape(b, w, -1), state.beam_scores)
+  seen = state.seen.at[:, :, step].set(jnp.eye(w, dtype=bool))
+  mask = seen.reshape(b * w, 1, length * w)
+  logits, cache = read(last.reshape(b * w), state.cache, mask)
+  scores, parents, tokens = _candidates(logits.reshape(b, w, -1), state.beam_scores)
   grown = _of_rows(state.beams, parents)
   grown = jax.lax.dynamic_update_slice_in_dim(grown, tokens[..., None], step, axis=2)
   ends = (tokens == eos_id) | (step + 1 == length)
 
   beam_scores, picked = jax.lax.top_k(scores + ends * _NEVER, w)
-  parent = _of_rows(parents, picked) + w * jnp.arange(b)[:, None]
-  moved = jax.tree.map(lambda x: jnp.take(x, parent.reshape(-1), axis=1), cache.self_attention)
 
   # Candidates behind the first w are there only so that w beams stay open.
   taken = ends & (jnp.arange(2 * w) < w)[None, :]
@@ -288,21 +320,26 @@ def _beam_step(strategy: Beam, read: Read, eos_id: int, state: _Beams) -> _Beams
   return _Beams(
     step=step + 1,
     beams=_of_rows(grown, picked),
+    seen=_of_rows(seen, _of_rows(parents, picked)),
     beam_scores=beam_scores,
     answers=_of_rows(_beside(state.answers, grown), best),
     answer_scores=answer_scores,
     answered=answered,
     closed=state.closed | ~hope,
-    cache=dataclasses.replace(cache, self_attention=moved),
+    cache=cache,
   )
 
 
-def _candidates(log_probs: Float[Array, 'b w v'], beam_scores: Float[Array, 'b w']):
-  """The 2 w best continuations of each row: scores, parents and tokens, [b k] each."""
-  b, w, v = log_probs.shape
-  scores = (log_probs + beam_scores[..., None]).reshape(b, w * v)
-  scores, index = jax.lax.top_k(scores, 2 * w)
-  return scores, index // v, index % v
+def _candidates(logits: Float[Array, 'b w v'], beam_scores: Float[Array, 'b w']):
+  """The 2 w best continuations of each row: scores, parents and tokens, [b k] each.
+
+  They are among the 2 w best of each beam, so only those are normalised.
+  """
+  b, w, v = logits.shape
+  best, tokens = largest(logits, min(2 * w, v))
+  scores = best + (beam_scores - jax.nn.logsumexp(logits, axis=-1))[..., None]
+  scores, index = jax.lax.top_k(scores.reshape(b, -1), 2 * w)
+  return scores, index // best.shape[-1], _of_rows(tokens.reshape(b, -1), index)
 
 
 def _may_improve(strategy: Beam, beam_scores, answer_scores, answered, made, length: int):

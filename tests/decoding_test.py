@@ -201,7 +201,14 @@ def test_greedy_equals_transformers(both):
 
 @pytest.mark.parametrize(
   'length_penalty,early_stopping,length',
-  [(1.0, False, 9), (2.0, False, 17), (0.0, True, 9), (0.5, 'never', 9), (-1.0, 'never', 9)],
+  [
+    (1.0, False, 9),
+    (2.0, False, 17),
+    (0.0, True, 9),
+    (0.7, True, 11),
+    (0.5, 'never', 9),
+    (-1.0, 'never', 9),
+  ],
 )
 def test_four_beams_equal_transformers(both, length_penalty, early_stopping, length):
   model, params, made = both
@@ -328,6 +335,14 @@ def test_limits_keep_the_most_probable_tokens():
   assert kept(top_p=0.6)[0] == [False, True, False, False, True]  # 0.4 alone is too little
   assert kept(top_p=0.66)[0] == [False, True, False, True, True]
   assert kept(top_p=0.01) == [[False, True] + [False] * 3, [True] + [False] * 4]
+
+
+@pytest.mark.parametrize('v', [37, 3 * 128, 1000])
+def test_the_largest_of_chunks_are_the_largest(v):
+  x = jnp.asarray(np.random.default_rng(v).permutation(3 * 2 * v).reshape(3, 2, v), jnp.float32)
+  for k in (1, 3, 7):
+    for ours, wanted in zip(decoding.largest(x, k), jax.lax.top_k(x, k)):
+      np.testing.assert_array_equal(ours, wanted)
 
 
 # -- Scores ---------------------------------------------------------------------------------------

@@ -183,16 +183,43 @@ def test_reading_with_a_cache_equals_reading_at_once(params, memory):
   memory = run(b['encoder_input_tokens'], method='encode')
   tokens = b['decoder_input_tokens']
   causal = jnp.tril(jnp.ones((1, 6, 6), bool))
-  whole, _, _ = run(tokens, memory, causal, method='read')
+  whole, _, own = run(tokens, memory, causal, keep=(0, 6), method='read')
   cache = transformer.empty_cache(CONFIG.stack('decoder'), 2, 9)
-  parts = []
+  parts, columns = [], []
   for start, stop in ((0, 3), (3, 4), (4, 6)):
-    mask = t5.cached_mask(cache, stop - start)
-    part, cache, _ = run(tokens[:, start:stop], memory, mask, cache, method='read')
+    keep, mask = (0, stop - start), t5.cached_mask(cache, stop - start)
+    part, cache, kept = run(tokens[:, start:stop], memory, mask, cache, keep=keep, method='read')
     parts.append(part)
+    columns.append(kept)
   np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=2e-6)
+  joined = jax.tree.map(lambda *kept: jnp.concatenate(kept, axis=2), *columns)
+  tiny.close(joined, own)
   assert cache.length == 6
-  assert cache.cross_attention.key.shape == (4, 2, 7, 3, 5)
+  assert [layer.cross_attention.key.shape for layer in cache.layers] == [(2, 3, 7, 5)] * 4
+
+
+def test_rows_may_share_a_cache_and_go_on_from_one_another(params, memory):
+  """Three beams of each row; at position 2 each goes on from what its neighbour has read."""
+  m, model, rng = 3, t5.T5(CONFIG), np.random.default_rng(5)
+  run = lambda *args, **kw: tiny.apply(model, params, *args, **kw)
+  tokens = rng.integers(2, 37, (2, m, 5)).astype(np.int32)
+  pasts = np.concatenate([np.roll(tokens[..., :2], -1, axis=1), tokens[..., 2:]], axis=-1)
+  causal = jnp.tril(jnp.ones((1, 5, 5), bool))
+  wanted, _, _ = run(pasts.reshape(6, 5), memory, causal, method='read')
+
+  cache = transformer.empty_cache(CONFIG.stack('decoder'), 2, m * 7)
+  own = np.eye(m, dtype=bool)[:, None, None, :]  # m t s m: whose columns a beam sees
+  neighbours = np.roll(own, 1, axis=-1)
+  place = np.arange(7)[None, None, :, None]
+  for start, stop in ((0, 2), (2, 3), (3, 4), (4, 5)):
+    time = np.arange(start, stop)[None, :, None, None]
+    whose = np.where((place < 2) & (start >= 2), neighbours, own)
+    mask = np.tile((whose & (place <= time)).reshape(m, stop - start, m * 7), (2, 1, 1))
+    part = tokens[..., start:stop].reshape(6, -1)
+    hidden, cache, _ = run(part, memory, mask, cache, method='read')
+    if start >= 2:
+      np.testing.assert_allclose(hidden, wanted[:, start:stop], atol=3e-6)
+  assert cache.layers[0].self_attention.key.shape == (2, 3, m * 7, 5)
 
 
 def test_one_memory_serves_several_rows(params, memory):

@@ -144,6 +144,7 @@ class T5(nn.Module):
     cache: transformer.Cache | None = None,
     keep: tuple[int, int] | None = None,
     phi: peft.LayerPhi | None = None,
+    apart: tuple[transformer.Layer, ...] | None = None,
   ) -> tuple[Float[Array, 'b t d'], transformer.Cache | None, transformer.KeyValue | None]:
     """Runs the decoder over tokens, or over queries that are embeddings already.
 
@@ -151,11 +152,11 @@ class T5(nn.Module):
       memory: c rows that divide b; row i of the batch reads memory i // (b / c).
       mask: which columns each position sees. None: all of them, without causality. With a cache:
         of the cache's columns, see `cached_mask`.
-      cache, keep: see transformer.Stack.
+      cache, keep, apart: see transformer.Stack.
     """
     tokens = jnp.issubdtype(inputs.dtype, jnp.integer)
     x = self.token_embedder(inputs) if tokens else inputs.astype(jnp.dtype(self.config.dtype))
-    return self.decoder(x, mask, memory, phi, cache, keep)
+    return self.decoder(x, mask, memory, phi, cache, keep, apart)
 
   def to_logits(self, hidden: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
     """Logits in float32; tied ones are divided by sqrt(d)."""
@@ -196,8 +197,8 @@ def join_memory(memory: peft.Memory, context: peft.Memory | None) -> peft.Memory
 
 
 def cached_mask(cache: transformer.Cache, length: int) -> Bool[Array, '1 t s']:
-  """Causality over a cache's columns for the next `length` positions."""
-  columns = cache.self_attention.key.shape[2]
+  """Causality over a cache's columns for the next `length` positions of its own rows."""
+  columns = cache.layers[0].self_attention.key.shape[2]
   positions = cache.length + jnp.arange(length)
   return (jnp.arange(columns)[None, :] <= positions[:, None])[None]
 

@@ -6,13 +6,14 @@ n heads = k key/value heads x g queries each, h head dim, l layers.
 
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hyperjax import peft
 from hyperjax.models import layers
@@ -55,31 +56,50 @@ REMAT_POLICIES = {
 
 @peft.pytree
 class KeyValue:
-  """Keys and values of one attention: [b s k h], or [l b s k h] for a whole stack."""
+  """Keys and values of one attention: [b s k h], or [l b s k h] for all layers of a stack."""
 
   key: Any
   value: Any
 
 
 @peft.pytree
+class LayerCache:
+  """Keys and values that a layer keeps between calls, heads in front: [c k s h]. See `Cache`."""
+
+  self_attention: KeyValue
+  cross_attention: KeyValue | None = None
+
+
+@peft.pytree
 class Cache:
   """What decoding keeps of a stack between calls.
 
-  `self_attention` holds room for all columns, of which the first `length` are written.
-  `cross_attention` holds the keys and values of the memory, computed by the first call.
+  A layer's `self_attention` has room for all positions, of which the first `length` are written.
+  It may have fewer rows than the batch, b = c m, as where m beams share one: row i then writes
+  into and reads from row i // m, where each position has m columns, side by side, and the mask
+  says which of them a row sees. So nothing moves when a beam goes on from another one.
+  `cross_attention` has the keys and values of the memory, computed by the first call.
   """
 
-  self_attention: KeyValue  # l b s k h
-  cross_attention: KeyValue | None  # l c s k h
+  layers: tuple[LayerCache, ...]
   length: Any  # int32 scalar
 
 
 @peft.pytree
-class LayerCache:
-  """One layer's part of what goes into or comes out of a block."""
+class Layer:
+  """One layer's share of a stack's parameters and phi."""
 
-  self_attention: KeyValue | None = None
-  cross_attention: KeyValue | None = None
+  params: Any
+  phi: peft.LayerPhi | None
+
+
+def take_apart(params, phi: peft.LayerPhi | None, num_layers: int) -> tuple[Layer, ...]:
+  """The layers of a stack, each by itself: what a loop over tokens reads.
+
+  In such a loop a scan would copy each layer out of the stack again for every token.
+  """
+  stacked = Layer(params, peft.layered(phi, num_layers))
+  return tuple(jax.tree.map(operator.itemgetter(i), stacked) for i in range(num_layers))
 
 
 def attend(
@@ -130,9 +150,8 @@ def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
   b, t, n, h = query.shape
   c, s, k, _ = key.shape
   query = query.reshape(c, b // c, t, k, n // k, h)
-  logits = jnp.einsum(
-    'cmtkgh,cskh->cmkgts', query, key.astype(query.dtype), preferred_element_type=jnp.float32
-  )
+  key = jnp.swapaxes(key, 1, 2).astype(query.dtype)  # apart, so that a loop turns a memory's once
+  logits = jnp.einsum('cmtkgh,cksh->cmkgts', query, key, preferred_element_type=jnp.float32)
   return logits.reshape(b, n, t, s)
 
 
@@ -154,7 +173,8 @@ def _weighted(weights: jax.Array, value: jax.Array, dtype: Dtype) -> jax.Array:
   b, n, t, s = weights.shape
   c, _, k, h = value.shape
   weights = weights.astype(dtype).reshape(c, b // c, k, n // k, t, s)
-  out = jnp.einsum('cmkgts,cskh->cmtkgh', weights, value.astype(dtype))
+  value = jnp.swapaxes(value, 1, 2).astype(dtype)
+  out = jnp.einsum('cksh,cmkgts->cmtkgh', value, weights)
   return out.reshape(b, t, n, h)
 
 
@@ -173,14 +193,15 @@ class Attention(nn.Module):
     phi: peft.AttentionPhi | None = None,
     cache: KeyValue | None = None,
     index=None,
-  ) -> tuple[Float[Array, 'b t d'], KeyValue, KeyValue]:
+  ) -> tuple[Float[Array, 'b t d'], KeyValue, KeyValue | None]:
     """Attends from x to a source (x itself, a memory, or keys and values computed before).
 
     Args:
-      cache: earlier columns, [b S k h]; the source's are written at `index` and all S are read.
+      cache: columns of earlier positions, [c k (S m) h]; the source's are written at position
+        `index`, and all are read.
 
     Returns:
-      the output, the source's own (un-rotated) keys and values, and those that were read.
+      the output, the source's own (un-rotated) keys and values, and the cache with them.
     """
     cfg = self.config
     out_dim, kv_dim = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
@@ -203,19 +224,30 @@ class Attention(nn.Module):
         project('key', kv_dim, source, cfg.num_kv_heads),
         project('value', kv_dim, source, cfg.num_kv_heads),
       )
-    read = own if cache is None else _write(cache, own, index)
+    cache = None if cache is None else _write(cache, own, index)
+    read = own if cache is None else _turned(cache)
     drop = lambda w: layers.dropout(self, w, cfg.dropout_rate, broadcast=(-2,))
     y = attend(query, read, mask, bias, peft.attribute(phi, 'prefix'), drop)
     out = layers.Dense(cfg.emb_dim, ('joined_kv', 'embed'), cfg.dtype, name='out')
     y = out(y.reshape(*y.shape[:2], out_dim), peft.attribute(phi, 'out'))
-    return nn.with_logical_constraint(y, ('batch', 'length', 'embed')), own, read
+    return nn.with_logical_constraint(y, ('batch', 'length', 'embed')), own, cache
+
+
+def _turned(columns: KeyValue) -> KeyValue:
+  """b s k h <-> b k s h. Caches are kept as the products of attention read them."""
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), columns)
 
 
 def _write(cache: KeyValue, own: KeyValue, index) -> KeyValue:
-  write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-    old, new.astype(old.dtype), index, axis=1
-  )
-  return KeyValue(write(cache.key, own.key), write(cache.value, own.value))
+  """c k (S m) h, with b t k h at position `index`."""
+
+  def write(old, new):
+    c, (b, t, k, h) = old.shape[0], new.shape
+    new = jnp.einsum('cmtkh->cktmh', new.reshape(c, b // c, t, k, h)).reshape(c, k, -1, h)
+    start = index * (b // c)
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2)
+
+  return jax.tree.map(write, cache, own)
 
 
 class Block(nn.Module):
@@ -225,10 +257,10 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, phi, cache, shared):
-    """Called by nn.scan: phi and cache are this layer's slices, `shared` is the same for all.
+    """phi and cache are this layer's, `shared` is the same for all.
 
     Returns:
-      x, and the layer's LayerCache pair (own columns, columns to keep for the next call).
+      x, and two results: own columns cut by `keep`, and the cache for the next call.
     """
     cfg = self.config
     mask, bias, memory, memory_mask, index, keep = shared
@@ -240,7 +272,7 @@ class Block(nn.Module):
     norm = lambda name: layers.RMSNorm(dtype=cfg.dtype, name=f'pre_{name}layer_norm')
     name = 'self_attention' if cfg.cross_attention else 'attention'
     y = norm(f'{name}_')(x)
-    y, own, read = Attention(cfg, name=name)(
+    y, own, kept = Attention(cfg, name=name)(
       y,
       y,
       mask,
@@ -250,12 +282,12 @@ class Block(nn.Module):
       index,
     )
     x = residual(x, y)
-    cross = None
+    columns = None
     if cfg.cross_attention:
-      source = peft.attribute(cache, 'cross_attention')
-      y, _, cross = Attention(cfg, name='encoder_decoder_attention')(
+      before = peft.attribute(cache, 'cross_attention')
+      y, columns, _ = Attention(cfg, name='encoder_decoder_attention')(
         norm('cross_attention_')(x),
-        memory if source is None else source,
+        memory if before is None else _turned(before),
         memory_mask,
         None,
         peft.attribute(phi, 'cross_attention'),
@@ -264,13 +296,13 @@ class Block(nn.Module):
     mlp = layers.Mlp(cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name='mlp')
     x = residual(x, mlp(norm('mlp_')(x), peft.attribute(phi, 'mlp')))
     own = None if keep is None else jax.tree.map(lambda kv: kv[:, keep[0] : keep[1]], own)
-    kept = None if cache is None else LayerCache(read, cross)
-    return x, (own, kept)
+    return x, (own, None if cache is None else LayerCache(kept, _turned(columns)))
 
 
 class Stack(nn.Module):
-  """Layers scanned with stacked parameters (axis 0, 'layers'), position bias and final norm.
+  """Layers with stacked parameters (axis 0, 'layers'), position bias and final norm.
 
+  They are scanned, but read one by one with a cache: see `take_apart`.
   `kind` names the stack ('encoder', 'decoder') and its final norm, as T5X does. `vocab_size` is
   the width of the output projection; None where logits come from the embedding table.
   """
@@ -309,11 +341,13 @@ class Stack(nn.Module):
     phi: peft.LayerPhi | None = None,
     cache: Cache | None = None,
     keep: tuple[int, int] | None = None,
+    apart: tuple[Layer, ...] | None = None,
   ) -> tuple[Float[Array, 'b t d'], Cache | None, KeyValue | None]:
     """Runs the layers and the final norm.
 
     Args:
       mask: which columns a row sees; with a cache, s counts the cache's columns.
+      apart: with a cache, the layers with this phi taken apart before.
       keep: (start, stop) of the columns whose own keys and values are handed back, cut inside the
         scan so that the whole stack's are never kept.
 
@@ -321,24 +355,32 @@ class Stack(nn.Module):
       hidden states, the cache for the next call, and the kept keys and values [l b s k h].
     """
     cfg = self.config
-    layer_cache, index, columns = None, 0, x.shape[1]
-    if cache is not None:
-      layer_cache, index = LayerCache(cache.self_attention, cache.cross_attention), cache.length
-      columns = cache.self_attention.key.shape[2]
+    index = 0 if cache is None else cache.length
+    positions = jnp.arange(x.shape[1]) if cache is None else _positions(cache, x.shape[0])
     bias = None
     if cfg.positions is not None:
-      bias = self.relpos_bias(index + jnp.arange(x.shape[1]), jnp.arange(columns))
+      bias = self.relpos_bias(index + jnp.arange(x.shape[1]), positions)
     states, memory_mask = None, None
     if memory is not None:
       states, memory_mask = memory.states, _memory_mask(memory, mask, x.shape[0])
-    phi = peft.layered(phi, cfg.num_layers)
     x = layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,))
     shared = (mask, bias, states, memory_mask, index, keep)
-    x, (own, kept) = self.layers(x, phi, layer_cache, shared)
-    if kept is not None:
-      kept = Cache(kept.self_attention, kept.cross_attention, index + x.shape[1])
+    if cache is None:
+      x, (own, _) = self.layers(x, peft.layered(phi, cfg.num_layers), None, shared)
+    else:
+      apart = apart or take_apart(self.layers.variables['params'], phi, cfg.num_layers)
+      x, own, cache = self._one_by_one(x, apart, cache, shared)
     x = getattr(self, f'{self.kind}_norm')(x)
-    return layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,)), kept, own
+    return layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,)), cache, own
+
+  def _one_by_one(self, x, apart: tuple[Layer, ...], cache: Cache, shared):
+    block, results = Block(self.config, parent=None), []
+    for layer, before in zip(apart, cache.layers, strict=True):
+      x, result = block.apply({'params': layer.params}, x, layer.phi, before, shared)
+      results.append(result)
+    own, kept = zip(*results)
+    own = jax.tree.map(lambda *each: jnp.stack(each), *own)
+    return x, own, Cache(kept, cache.length + x.shape[1])
 
   def logits(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
     """The output projection of a stack that has a vocab_size."""
@@ -351,8 +393,15 @@ def _memory_mask(memory: peft.Memory, mask, rows: int) -> Bool[Array, 'b #t s']:
   return seen if mask is None else seen & mask.any(axis=-1, keepdims=True)
 
 
-def empty_cache(config: StackConfig, batch: int, columns: int) -> Cache:
-  """Room for `columns` columns of a batch; nothing written."""
-  shape = (config.num_layers, batch, columns, config.num_kv_heads, config.head_dim)
+def _positions(cache: Cache, rows: int) -> Int[Array, ' s']:
+  """The position of each of the cache's columns, for a batch of `rows`."""
+  c, _, columns, _ = cache.layers[0].self_attention.key.shape
+  return jnp.arange(columns) // (rows // c)
+
+
+def empty_cache(config: StackConfig, rows: int, columns: int) -> Cache:
+  """`rows` rows with room for `columns` columns; nothing written."""
+  shape = (rows, config.num_kv_heads, columns, config.head_dim)
   zeros = lambda: jnp.zeros(shape, config.dtype)
-  return Cache(KeyValue(zeros(), zeros()), None, jnp.zeros((), jnp.int32))
+  empty = tuple(LayerCache(KeyValue(zeros(), zeros())) for _ in range(config.num_layers))
+  return Cache(empty, jnp.zeros((), jnp.int32))
