@@ -56,7 +56,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def check_empty(directory: str | os.PathLike[str]) -> None:
   """InputError unless a folder is absent or empty: what is there is not written over."""
   place = pathlib.Path(directory).expanduser()
-  if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+  try:
+    free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
+  except OSError as error:
+    raise InputError(f'{directory} cannot be looked into ({error.strerror or error})') from error
+  if not free:
     raise InputError(f'{directory} is not empty; give a folder of its own')
 
 

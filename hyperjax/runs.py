@@ -90,6 +90,12 @@ def check_part(path: str, part: str, record: Mapping[str, Any]) -> None:
   Weights of the same shapes can still belong to other activations, or another vocabulary.
   """
   if not is_run(path):
+    own, rows = convert.vocabulary_of(path), record['vocabulary']['size']
+    if own is not None and own.size != rows:
+      raise InputError(
+        f'{path} goes with {own.path} of {own.size} ids, VOCABULARY has {rows}: give the '
+        'vocabulary that the model was trained with'
+      )
     return
   model_dir, _ = located(path)
   odd = _differences(model_dir, record, (part, 'vocabulary'), (*_MAY_CHANGE, '.dtype'))

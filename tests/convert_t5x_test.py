@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import serialization
 
 from hyperjax import errors, partitioning
-from hyperjax.convert import leaves, t5x
+from hyperjax.convert import leaves, places, t5x
 from hyperjax.models import t5
 
 CONFIG = tiny.DOWNSTREAM
@@ -363,6 +363,52 @@ def test_a_checkpoint_that_is_not_whole_is_told_by_its_leaf(written, tmp_path, l
     t5x.load(folder, CONFIG)
 
 
+def test_a_chunk_that_is_missing_is_not_zeros(written, tmp_path):
+  folder = tmp_path / 'checkpoint_7'
+  shutil.copytree(written / 't5x' / 'checkpoint_7', folder)
+  (folder / 'target.encoder.layers_1.mlp.wo.kernel' / '0.0').unlink()
+  with pytest.raises(errors.InputError, match='encoder/layers/mlp/wo/kernel cannot be read'):
+    t5x.load(folder, CONFIG)
+
+
+@pytest.mark.parametrize('layout', ['t5x', 'orbax'])
+def test_a_leaf_of_zeros_comes_back_also_through_odd_paths(params, tmp_path, layout):
+  """Zeros are what zarr may leave out; a URL would take % and # for something else."""
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  folder = tmp_path / 'a %20b#c?d é' / 'checkpoint_5'
+  t5x.save(folder, zeros, CONFIG, layout=layout)
+  assert folder.is_dir() and same(t5x.load(folder, CONFIG), zeros)
+
+
+def test_inline_leaves_are_bfloat16_where_they_are_uint16_and_floats_otherwise(written, tmp_path):
+  folder = tmp_path / 'checkpoint_7'
+  shutil.copytree(written / 't5x' / 'checkpoint_7', folder)
+  norm = np.linspace(-2, 3, 10).astype(jnp.bfloat16)
+  for value, says in ((norm.view(np.uint16), None), (np.arange(10), 'is int64, which is not a')):
+    index = index_of(folder)
+    index['optimizer']['target']['decoder']['decoder_norm']['scale'] = value
+    put_index(folder, index)
+    if says is None:
+      assert np.array_equal(t5x.load(folder, CONFIG)['decoder']['decoder_norm']['scale'], norm)
+    else:
+      with pytest.raises(errors.InputError, match=says):
+        t5x.load(folder, CONFIG)
+
+
+def test_a_bucket_that_does_not_answer_is_told_soon(monkeypatch):
+  monkeypatch.setattr(places, 'RETRIES', 1)
+  monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', 'http://localhost:1')
+  monkeypatch.setenv('GOOGLE_APPLICATION_CREDENTIALS', '')
+  with pytest.raises(errors.InputError, match='gs://bucket/x/checkpoint cannot be read'):
+    t5x.load('gs://bucket/x', CONFIG)
+
+
+def test_a_run_of_hyperjax_is_not_written_into(params, tmp_path):
+  (tmp_path / 'model.json').write_text('{}')
+  with pytest.raises(errors.InputError, match='is inside a run of hyperjax'):
+    t5x.save(tmp_path / 'checkpoint_9', params, CONFIG)
+
+
 def test_a_layer_that_is_missing_is_named(written, tmp_path):
   folder = tmp_path / 'checkpoint_7'
   shutil.copytree(written / 't5x' / 'checkpoint_7', folder)
@@ -375,7 +421,7 @@ def test_a_layer_that_is_missing_is_named(written, tmp_path):
 
 def test_where_there_is_no_checkpoint(tmp_path):
   for place in (tmp_path, tmp_path / 'nowhere'):
-    assert not t5x.is_checkpoint(place)
+    assert t5x.find(place) is None
     with pytest.raises(errors.InputError, match='is not a T5X checkpoint'):
       t5x.load(place, CONFIG)
 
@@ -383,7 +429,7 @@ def test_where_there_is_no_checkpoint(tmp_path):
 def test_nothing_is_written_over_something(written, params):
   before = sorted(written.rglob('*'))
   for layout in ('t5x', 'orbax'):
-    assert t5x.is_checkpoint(written / layout)
+    assert t5x.find(written / layout).step == 7
     with pytest.raises(errors.InputError, match='is not empty'):
       t5x.save(written / layout / 'checkpoint_7', params, CONFIG)
   with pytest.raises(errors.InputError, match='what is to be written does not fit the model'):

@@ -98,6 +98,12 @@ def test_weights_can_be_written_in_bfloat16(root, convert, tmp_path):
     ({'from': 'hyperjax', 'input': 'tests'}, 'tests is not a run of hyperjax'),
     ({'from': 'huggingface', 'mlp_activations': 'relu'}, '--mlp_activations is for T5X'),
     ({'output': 'tests'}, 'tests is not empty'),
+    ({'from': 'huggingface', 'step': 3}, '--step is for runs and T5X'),
+    ({'step': 3}, r'checkpoint_2 is not a T5X checkpoint of step 3'),
+    ({'to': 't5x'}, 'leave --vocabulary out'),
+    ({'output': 'gs://bucket/x'}, '--output=gs://bucket/x: only T5X checkpoints'),
+    ({'from': 'huggingface', 'input': 'gs://b/x'}, '--input=gs://b/x: only T5X checkpoints'),
+    ({'input': 's3://b/x'}, 's3:// is not read'),
     ({}, 'has no sentencepiece file .* give --vocabulary'),
     ({'vocabulary': 'setup.py'}, 'setup.py is not a sentencepiece model'),
     ({'extra_ids': 9000}, r'has \d+ ids, the model \d+ embedding rows'),
@@ -124,6 +130,23 @@ def test_the_verb_runs_and_says_what_is_wrong():
   assert (done.returncode, done.stdout) == (1, '')
   assert done.stderr.startswith('error: nowhere is not a T5X checkpoint')
   assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_step_of_a_model_dir_is_chosen_and_what_t5x_does_not_tell_is_warned_of(
+  root, convert, tmp_path
+):
+  run = runs.load(str(tiny_runs.backbone(root)))
+  config = dataclasses.replace(run.model.downstream.config, mlp_activations=('silu', 'linear'))
+  params = run.params['downstream']
+  huggingface.save(tmp_path / 'hf', t5.T5(config), params)
+  of = {'from': 'huggingface', 'input': tmp_path / 'hf', 'to': 't5x'}
+  for step in (3, 12):
+    status, _, error = convert(**of, output=tmp_path / 'own' / f'checkpoint_{step}')
+    assert status == 0 and '--mlp_activations=silu,linear' in error
+  of = {'from': 't5x', 'input': tmp_path / 'own', 'to': 'huggingface', 'output': tmp_path / 'back'}
+  status, told, error = convert(**of, step=3, mlp_activations='silu,linear')
+  assert (status, error) == (0, '') and told.rstrip().endswith('step 3')
+  assert huggingface.config_of(tmp_path / 'back') == config
 
 
 def test_a_vocabulary_far_smaller_than_the_table_is_told(root, vocabulary, convert, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from hyperjax import decoding, peft
+from hyperjax.convert import huggingface
 from hyperjax.errors import InputError
 from hyperjax.models import t5
 
@@ -83,68 +84,19 @@ def generate(model, params, tokens, phi=None, strategy=GREEDY, length=LENGTH, rn
 # -- transformers ---------------------------------------------------------------------------------
 
 
-def hugging_face(config: t5.T5Config, params: dict):
+def hugging_face(config: t5.T5Config, params: dict, folder):
   """The same model in transformers (PyTorch)."""
-  torch = pytest.importorskip('torch')
+  pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  gated = len(config.mlp_activations) == 2
-  made = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=config.vocab_size,
-      d_model=config.emb_dim,
-      d_kv=config.head_dim,
-      d_ff=config.mlp_dim,
-      num_layers=config.num_encoder_layers,
-      num_decoder_layers=config.num_decoder_layers,
-      num_heads=config.num_heads,
-      feed_forward_proj='gated-gelu' if gated else 'relu',
-      tie_word_embeddings=config.logits_via_embedding,
-      decoder_start_token_id=0,
-    )
-  ).eval()
-  if not config.logits_via_embedding:
-    shape = config.vocab_size, config.emb_dim
-    made.lm_head.weight = torch.nn.Parameter(torch.zeros(shape))
-  state = made.state_dict()
-  for name, value in hugging_face_names(params):
-    assert state[name].shape == value.shape, name
-    state[name] = torch.tensor(value)
-  made.load_state_dict(state)
-  return made
-
-
-def hugging_face_names(params: dict):
-  """(name, value) of each leaf in transformers' words."""
-  table = np.asarray(params['token_embedder']['embedding'])
-  for name in ('shared.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'):
-    yield name, table
-  head = params['decoder'].get('logits_dense')
-  yield 'lm_head.weight', table if head is None else np.asarray(head['kernel']).T
-  for stack in ('encoder', 'decoder'):
-    own = jax.tree.map(np.asarray, params[stack])
-    first = f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
-    yield first, own['relpos_bias']['rel_embedding'].T
-    yield f'{stack}.final_layer_norm.weight', own[f'{stack}_norm']['scale']
-    self_attention = 'attention' if stack == 'encoder' else 'self_attention'
-    parts = [(self_attention, 'SelfAttention', f'pre_{self_attention}_layer_norm')]
-    if stack == 'decoder':
-      parts.append(
-        ('encoder_decoder_attention', 'EncDecAttention', 'pre_cross_attention_layer_norm')
-      )
-    parts.append(('mlp', 'DenseReluDense', 'pre_mlp_layer_norm'))
-    for i in range(len(own['layers']['mlp']['wo']['kernel'])):
-      for j, (ours, theirs, norm) in enumerate(parts):
-        where = f'{stack}.block.{i}.layer.{j}'
-        yield f'{where}.layer_norm.weight', own['layers'][norm]['scale'][i]
-        for part, leaf in own['layers'][ours].items():
-          short = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}.get(part, part)
-          yield f'{where}.{theirs}.{short}.weight', leaf['kernel'][i].T
+  huggingface.save(folder, t5.T5(config), params)
+  return transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
 
 
 @pytest.fixture(scope='module', params=[V1_1, V1_0], ids=['1.1', '1.0'])
-def both(request):
+def both(request, tmp_path_factory):
   params = params_of(request.param, 22 if request.param == V1_1 else 19)
-  return t5.T5(request.param), params, hugging_face(request.param, params)
+  made = hugging_face(request.param, params, tmp_path_factory.mktemp('hf'))
+  return t5.T5(request.param), params, made
 
 
 def cut(tokens: np.ndarray) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Runs: interrupted ones go on bitwise, only what trains moves, and nothing bad is saved."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -593,6 +594,16 @@ def test_a_folder_with_leaves_too_few_and_too_many_is_refused_before_training(ro
   safetensors_numpy.save_file(weights, path)
   with pytest.raises(errors.InputError, match=r'encoder_norm/scale is \[11\] and should be \[12\]'):
     tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=there)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_folder_of_another_vocabulary_is_refused(root, tmp_path):
+  model, vocabulary = t5.T5(tiny_runs.config(root)), tiny_runs.world(root)[1]
+  params = runs.load(str(tiny_runs.backbone(root))).params['downstream']
+  other = dataclasses.replace(vocabulary, extra_ids=vocabulary.extra_ids - 1)
+  huggingface.save(tmp_path / 'theirs', model, params, other)
+  with pytest.raises(errors.InputError, match=r'goes with .*spiece.model of \d+ ids, VOCABULARY'):
+    tiny_runs.train(root, tmp_path / 'run', downstream_checkpoint=str(tmp_path / 'theirs'))
   assert not (tmp_path / 'run').exists()
 
 

@@ -7,15 +7,9 @@ from typing import Any
 from hyperjax.convert import huggingface, leaves, t5x
 from hyperjax.errors import InputError
 from hyperjax.models import t5
+from hyperjax.vocabulary import Vocabulary
 
 _MAY_DIFFER = ('dropout_rate', 'dtype', 'remat')
-
-
-def kind(path: str | os.PathLike[str]) -> str | None:
-  """Whose files are at a path: 'huggingface', 't5x', or None: nobody's that is known."""
-  if huggingface.is_folder(path):
-    return 'huggingface'
-  return 't5x' if t5x.is_checkpoint(path) else None
 
 
 def load(
@@ -29,14 +23,14 @@ def load(
   Raises:
     InputError: nobody's files; another model's.
   """
-  found = kind(path)
-  if found == 't5x':
-    return t5x.load(path, config, dtype, shardings), t5x.step_of(path)
-  if found is None:
-    raise InputError(
-      f'{path} is no run of hyperjax (it has no model.json), no T5X checkpoint and no Hugging Face '
-      'folder'
-    )
+  if not huggingface.is_folder(path):
+    checkpoint = t5x.find(path)
+    if checkpoint is None:
+      raise InputError(
+        f'{path} is no run of hyperjax (it has no model.json), no T5X checkpoint and no Hugging '
+        'Face folder'
+      )
+    return checkpoint.load(config, dtype, shardings), checkpoint.step
   theirs, ours = (dataclasses.asdict(each) for each in (huggingface.config_of(path), config))
   odd = [
     f'{name} is {theirs[name]!r} there, {value!r} here'
@@ -46,3 +40,8 @@ def load(
   if odd:
     raise InputError(f'{path} is another model: {"; ".join(odd)}; give the model of this folder')
   return huggingface.load(path, dtype, shardings)[1], 0
+
+
+def vocabulary_of(path: str | os.PathLike[str]) -> Vocabulary | None:
+  """The vocabulary that goes with a model; None where its files have none, as T5X's."""
+  return huggingface.vocabulary_of(path) if huggingface.is_folder(path) else None

@@ -44,30 +44,41 @@ def main() -> None:
   for name in ('from', 'to', 'input', 'output'):
     if not FLAGS[name].value:
       raise InputError(f'--{name} is missing; --help lists the flags')
-  if FLAGS.mlp_activations and FLAGS['from'].value != 't5x':
+  form = str(FLAGS['from'].value)
+  if FLAGS.mlp_activations and form != 't5x':
     raise InputError('--mlp_activations is for T5X, whose files do not tell; leave it out')
+  if FLAGS.step is not None and form == 'huggingface':
+    raise InputError('--step is for runs and T5X; a Hugging Face folder has none: leave it out')
+  for flag, other in (('input', form), ('output', FLAGS.to)):
+    if '://' in str(FLAGS[flag].value) and other in ('huggingface', 'hyperjax'):
+      raise InputError(
+        f'--{flag}={FLAGS[flag].value}: only T5X checkpoints are read and written remotely; '
+        'give a local folder'
+      )
   from hyperjax import files  # imports JAX, which a mistyped flag need not wait for
   from hyperjax.convert import leaves
 
   if '://' not in FLAGS.output:
     files.check_empty(FLAGS.output)
-  found = FINDERS[str(FLAGS['from'].value)](FLAGS.input)
+  found = FINDERS[form](FLAGS.input)
   print(f'{FLAGS.input}: {told(found.model.config)}')
   vocabulary = vocabulary_for(found)
   params = found.load()
   write(found, params, vocabulary)
+  if FLAGS.to in ('t5x', 'orbax'):
+    warn_of_what_is_not_told(found.model.config)
   count = sum(leaf.size for leaf in leaves.named(params).values())
   print(f'{FLAGS.output}: {count:,} parameters, {FLAGS.dtype}, step {found.step}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """A T5 in files; `load` reads its weights. The vocabulary is None where they have none."""
+  """A T5 in files: what reads its weights, and its vocabulary (None where they have none)."""
 
   model: Any
   step: int
   load: Callable[[], dict[str, Any]]
-  vocabulary: Any = None
+  vocabulary: Callable[[], Any] = lambda: None
 
 
 def find_t5x(path: str) -> Found:
@@ -75,9 +86,9 @@ def find_t5x(path: str) -> Found:
   from hyperjax.convert import t5x
   from hyperjax.models import t5
 
-  config = t5x.config_of(path, FLAGS.mlp_activations)
-  load = lambda: t5x.load(path, config, FLAGS.dtype)
-  return Found(t5.T5(config), t5x.step_of(path), load)
+  checkpoint = t5x.checkpoint(path, FLAGS.step)
+  config = checkpoint.config(FLAGS.mlp_activations)
+  return Found(t5.T5(config), checkpoint.step, lambda: checkpoint.load(config, FLAGS.dtype))
 
 
 def find_huggingface(path: str) -> Found:
@@ -86,7 +97,8 @@ def find_huggingface(path: str) -> Found:
   from hyperjax.models import t5
 
   load = lambda: huggingface.load(path, FLAGS.dtype)[1]
-  return Found(t5.T5(huggingface.config_of(path)), 0, load, huggingface.vocabulary_of(path))
+  vocabulary = lambda: huggingface.vocabulary_of(path)
+  return Found(t5.T5(huggingface.config_of(path)), 0, load, vocabulary)
 
 
 def find_hyperjax(path: str) -> Found:
@@ -103,18 +115,22 @@ def find_hyperjax(path: str) -> Found:
     raise InputError(f'{path}: its downstream model is no T5, and nobody else has a form for it')
   params, step = runs.load_part(path, 'downstream', step)
   load = lambda: jax.tree.map(lambda leaf: leaf.astype(FLAGS.dtype), params)
-  return Found(model, step, load, runs.read_vocabulary(model_dir, record))
+  return Found(model, step, load, lambda: runs.read_vocabulary(model_dir, record))
 
 
 FINDERS = {'t5x': find_t5x, 'huggingface': find_huggingface, 'hyperjax': find_hyperjax}
 
 
 def vocabulary_for(found: Found) -> Any:
-  """That of --vocabulary or of the files, checked against the model; None: neither has one."""
+  """That of --vocabulary or of the files, checked against the model; None: there is no need."""
   from hyperjax.vocabulary import Vocabulary
 
   given = FLAGS.vocabulary
-  vocabulary = Vocabulary(given, FLAGS.extra_ids) if given else found.vocabulary
+  if FLAGS.to in ('t5x', 'orbax'):
+    if given:
+      raise InputError('T5X keeps vocabularies apart from checkpoints; leave --vocabulary out')
+    return None
+  vocabulary = Vocabulary(given, FLAGS.extra_ids) if given else found.vocabulary()
   if vocabulary is None:
     if FLAGS.to == 'hyperjax':
       raise InputError(
@@ -145,6 +161,24 @@ def write(found: Found, params: dict[str, Any], vocabulary: Any) -> None:
     huggingface.save(FLAGS.output, found.model, params, vocabulary)
   else:
     t5x.save(FLAGS.output, params, found.model.config, found.step, FLAGS.to)
+
+
+def warn_of_what_is_not_told(config: Any) -> None:
+  """What of a model T5X's files do not hold, where it is not T5's own."""
+  usual = ('relu',) if len(config.mlp_activations) == 1 else ('gelu', 'linear')
+  if tuple(config.mlp_activations) != usual:
+    own = ','.join(config.mlp_activations)
+    print(
+      f'warning: the files do not tell that the MLP is {own}: T5X needs it in its gin file, and '
+      f'to read them here give --mlp_activations={own}',
+      file=sys.stderr,
+    )
+  if config.relpos_max_distance != 128:
+    print(
+      f'warning: the files do not tell that relpos_max_distance is {config.relpos_max_distance}: '
+      'T5X needs it in its gin file',
+      file=sys.stderr,
+    )
 
 
 def told(config: Any) -> str:

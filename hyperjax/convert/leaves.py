@@ -126,6 +126,9 @@ def assemble(
     InputError: leaves that are missing, unexpected or of another shape, all before one is read.
   """
   check({name: leaf.shape for name, leaf in found.items()}, shapes, where)
+  for name, leaf in found.items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise InputError(f'{where}: {name} is {leaf.dtype}, which is not a float')
   one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   dtypes, places = _each(dtype, shapes, 'dtypes'), _each(shardings or one, shapes, 'shardings')
   arrays = [

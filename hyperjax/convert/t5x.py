@@ -24,12 +24,51 @@ import tensorstore as ts
 from flax import linen as nn
 from flax import serialization
 
-from hyperjax.convert import leaves
+from hyperjax.convert import leaves, places
 from hyperjax.errors import InputError
 from hyperjax.models import t5
 
 CHUNK_BYTES = 64 * 2**20  # T5X's own
 _LAYER = re.compile(r'(encoder|decoder)\.layers_(\d+)\.(.+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A checkpoint whose leaves, by our names, are not read yet; `path` is what errors name."""
+
+  path: str
+  step: int
+  leaves: Mapping[str, leaves.Leaf]
+
+  def load(self, config: t5.T5Config, dtype: Any, shardings: Any = None) -> leaves.Tree:
+    """See `load`."""
+    shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
+    return leaves.assemble(self.leaves, shapes, self.path, dtype, shardings)
+
+  def config(self, mlp_activations: Sequence[str] | None = None) -> t5.T5Config:
+    """See `config_of`."""
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+      if name not in self.leaves or len(self.leaves[name].shape) != rank:
+        raise InputError(f"{self.path} is no T5's checkpoint: it has no {name} of {rank} axes")
+      return self.leaves[name].shape
+
+    gated = 'encoder/layers/mlp/wi_0/kernel' in self.leaves
+    layers, _, mlp_dim = shape(f'encoder/layers/mlp/{"wi_0" if gated else "wi"}/kernel', 3)
+    vocab_size, emb_dim = shape('token_embedder/embedding', 2)
+    num_heads, buckets = shape('encoder/relpos_bias/rel_embedding', 2)
+    return t5.T5Config(
+      vocab_size=vocab_size,
+      emb_dim=emb_dim,
+      num_heads=num_heads,
+      num_encoder_layers=layers,
+      num_decoder_layers=shape('decoder/layers/mlp/wo/kernel', 3)[0],
+      head_dim=shape('encoder/layers/attention/query/kernel', 3)[2] // num_heads,
+      mlp_dim=mlp_dim,
+      mlp_activations=mlp_activations or (('gelu', 'linear') if gated else ('relu',)),
+      logits_via_embedding='decoder/logits_dense/kernel' not in self.leaves,
+      relpos_buckets=buckets,
+    )
 
 
 def load(
@@ -49,9 +88,7 @@ def load(
   Raises:
     InputError: no checkpoint there; leaves that are missing, unexpected, misshapen or damaged.
   """
-  found, where = _found(directory)
-  shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
-  return leaves.assemble(found, shapes, where, dtype, shardings)
+  return checkpoint(directory).load(config, dtype, shardings)
 
 
 def config_of(
@@ -65,29 +102,47 @@ def config_of(
   Raises:
     InputError: no checkpoint there, or no T5's.
   """
-  found, where = _found(directory)
+  return checkpoint(directory).config(mlp_activations)
 
-  def shape(name: str, rank: int) -> tuple[int, ...]:
-    if name not in found or len(found[name].shape) != rank:
-      raise InputError(f"{where} is no T5's checkpoint: it has no {name} of {rank} axes")
-    return found[name].shape
 
-  gated = 'encoder/layers/mlp/wi_0/kernel' in found
-  layers, _, mlp_dim = shape(f'encoder/layers/mlp/{"wi_0" if gated else "wi"}/kernel', 3)
-  vocab_size, emb_dim = shape('token_embedder/embedding', 2)
-  num_heads, buckets = shape('encoder/relpos_bias/rel_embedding', 2)
-  return t5.T5Config(
-    vocab_size=vocab_size,
-    emb_dim=emb_dim,
-    num_heads=num_heads,
-    num_encoder_layers=layers,
-    num_decoder_layers=shape('decoder/layers/mlp/wo/kernel', 3)[0],
-    head_dim=shape('encoder/layers/attention/query/kernel', 3)[2] // num_heads,
-    mlp_dim=mlp_dim,
-    mlp_activations=mlp_activations or (('gelu', 'linear') if gated else ('relu',)),
-    logits_via_embedding='decoder/logits_dense/kernel' not in found,
-    relpos_buckets=buckets,
-  )
+def checkpoint(directory: str | os.PathLike[str], step: int | None = None) -> Checkpoint:
+  """The checkpoint_<step> of a path, or in the model_dir at it (None: the latest one).
+
+  Raises:
+    InputError: there is none.
+  """
+  found = find(directory, step)
+  if found is None:
+    which = '' if step is None else f' of step {step}'
+    raise InputError(
+      f'{directory} is not a T5X checkpoint{which} (no file `checkpoint` and no state/_METADATA): '
+      'give its checkpoint_<step>, or the model_dir that holds it'
+    )
+  return found
+
+
+def find(directory: str | os.PathLike[str], step: int | None = None) -> Checkpoint | None:
+  """As `checkpoint`; None: there is none.
+
+  Raises:
+    InputError: a place that cannot be read; a damaged index.
+  """
+  place = places.place(directory)
+  index = _index(place)
+  if index is None:
+    names = place.names('checkpoint_')
+    steps = {int(m[1]) for name in names if (m := re.fullmatch(r'checkpoint_(\d+)', name))}
+    tried = sorted(steps if step is None else steps & {step}, reverse=True)
+    indices = (_index(place / f'checkpoint_{step}') for step in tried)
+    index = next((index for index in indices if index is not None), None)
+  if index is None:
+    return None
+  named = re.search(r'checkpoint_(\d+)$', index.path)
+  own = int(named[1]) if named else 0
+  if step is not None and step != own:
+    return None
+  theirs = dict((_of_msgpack if index.layout == 't5x' else _of_orbax)(index))
+  return Checkpoint(index.path, own, _ours(theirs, index.path))
 
 
 def save(
@@ -104,112 +159,50 @@ def save(
 
   Args:
     directory: the checkpoint's own, …/checkpoint_<step>; it must not exist.
-    layout: 't5x' (msgpack and zarr) or 'orbax' (T5X's default today).
+    layout: 't5x' (msgpack and zarr) or 'orbax' (T5X's default today; Orbax copies the parameters).
 
   Raises:
     InputError: the directory exists or cannot be written; parameters that are not config's.
   """
-  where = _url(directory)
+  place = places.place(directory)
   shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
   given = {name: leaf.shape for name, leaf in leaves.named(params).items()}
   leaves.check(given, shapes, 'what is to be written')
   if layout not in ('t5x', 'orbax'):
     raise InputError(f"layout is {layout!r}; give 't5x' or 'orbax'")
-  if _keys(where):
-    raise InputError(f'{directory} is not empty; give a place of its own, …/checkpoint_{step}')
+  place.check_empty()
+  if (places.Place(os.path.dirname(place.path))).read('model.json') is not None:
+    raise InputError(f'{directory} is inside a run of hyperjax; give a place of its own')
   try:
-    (_write_t5x if layout == 't5x' else _write_orbax)(where, params, step)
+    (_write_t5x if layout == 't5x' else _write_orbax)(place, params, step)
   except (OSError, ValueError) as error:
     raise InputError(f'{directory} cannot be written ({leaves.reason(error)})') from error
 
 
-def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
-  """Whether T5X wrote this checkpoint_<step>, or a model_dir that holds such."""
-  try:
-    _find(directory)
-  except InputError:
-    return False
-  return True
-
-
-def step_of(directory: str | os.PathLike[str]) -> int:
-  """The step of the checkpoint that `load` reads; 0 where its name does not tell."""
-  found = re.search(r'checkpoint_(\d+)$', _find(directory).where)
-  return int(found[1]) if found else 0
-
-
-# -- Places ----------------------------------------------------------------------------------------
-
-
-def _url(path: str | os.PathLike[str]) -> str:
-  """TensorStore's URL of a directory, with the slash at its end."""
-  text = os.fspath(path)
-  if '://' not in text:
-    text = f'file://{os.path.abspath(os.path.expanduser(text))}'
-  return text.rstrip('/') + '/'
-
-
-def _store(where: str) -> ts.KvStore:
-  try:
-    return ts.KvStore.open(where).result()
-  except ValueError as error:
-    raise InputError(f'{where} is no place that can be opened: {leaves.reason(error)}') from error
-
-
-def _read(where: str, key: str) -> bytes | None:
-  try:
-    found = _store(where).read(key).result()
-  except ValueError as error:
-    if re.search('directory', str(error), re.I):  # a directory has no bytes
-      return None
-    raise InputError(f'{where}{key} cannot be read ({leaves.reason(error)})') from error
-  return found.value if found.state == 'value' else None
-
-
-def _keys(where: str) -> list[str]:
-  try:
-    return [key.decode() for key in _store(where).list().result()]
-  except ValueError as error:
-    raise InputError(f'{where} cannot be listed ({leaves.reason(error)})') from error
+# -- The index -------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
-  """What a checkpoint's files say of its leaves; `where` is what errors name."""
+  """What a checkpoint's files say of its leaves, which are in `place`."""
 
-  where: str
+  path: str
   layout: str
-  place: str
+  place: places.Place
   content: bytes
 
 
-def _index(where: str) -> _Index | None:
+def _index(own: places.Place) -> _Index | None:
   for layout, place, name in (
-    ('t5x', where, 'checkpoint'),
-    ('orbax', f'{where}state/', '_METADATA'),
-    ('t5x', f'{where}state/', 'checkpoint'),
-    ('orbax', where, '_METADATA'),
+    ('t5x', own, 'checkpoint'),
+    ('orbax', own / 'state', '_METADATA'),
+    ('t5x', own / 'state', 'checkpoint'),
+    ('orbax', own, '_METADATA'),
   ):
-    content = _read(place, name)
+    content = place.read(name)
     if content is not None:
-      return _Index(where.removeprefix('file://').rstrip('/'), layout, place, content)
+      return _Index(own.path, layout, place, content)
   return None
-
-
-def _find(directory: str | os.PathLike[str]) -> _Index:
-  """The index of the checkpoint itself, or of the latest checkpoint_<step> in the directory."""
-  where = _url(directory)
-  index = _index(where)
-  if index is None:
-    steps = {int(m[1]) for key in _keys(where) if (m := re.match(r'checkpoint_(\d+)/', key))}
-    found = (_index(f'{where}checkpoint_{step}/') for step in sorted(steps, reverse=True))
-    index = next((index for index in found if index is not None), None)
-  if index is None:
-    raise InputError(
-      f'{directory} is not a T5X checkpoint (no file `checkpoint` and no state/_METADATA): '
-      'give its checkpoint_<step>, or the model_dir that holds it'
-    )
-  return index
 
 
 # -- Reading ---------------------------------------------------------------------------------------
@@ -219,18 +212,20 @@ def _of_msgpack(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
   """The parameters by T5X's names, 'encoder.layers_0.mlp.wo.kernel'."""
   try:
     content = serialization.msgpack_restore(index.content)
-    tree = content.get('optimizer', content)['target']
+    named = list(_flat(content.get('optimizer', content)['target']))
   except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise InputError(
-      f'{index.place}checkpoint is not the index of a T5X checkpoint ({leaves.reason(error)}); '
-      'copy it anew; a TensorFlow checkpoint must be converted with T5X first'
+      f'{index.place.path}/checkpoint is not the index of a T5X checkpoint '
+      f'({leaves.reason(error)}); copy it anew; a TensorFlow checkpoint must be converted with '
+      'T5X first'
     ) from error
   specs = []
-  for name, leaf in _flat(tree):
+  for name, leaf in named:
     if isinstance(leaf, Mapping):  # a spec, whose path may be another machine's
-      specs.append((name, f'{index.place}target.{name}/'))
+      specs.append((name, (index.place / f'target.{name}').spec()))
     else:
-      yield name, leaves.held(np.asarray(leaf))
+      array = np.asarray(leaf)
+      yield name, leaves.held(array.view(jnp.bfloat16) if array.dtype == np.uint16 else array)
   yield from _opened(specs, 'zarr')
 
 
@@ -238,27 +233,22 @@ def _of_orbax(index: _Index) -> Iterator[tuple[str, leaves.Leaf]]:
   try:
     metadata = json.loads(index.content)
     driver = 'zarr3' if metadata.get('use_zarr3') else 'zarr'
-    entries = [entry['key_metadata'] for entry in metadata['tree_metadata'].values()]
-  except (ValueError, KeyError, AttributeError) as error:
+    entries = [
+      [str(part['key']) for part in entry['key_metadata']]
+      for entry in metadata['tree_metadata'].values()
+    ]
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
-      f"{index.place}_METADATA is not Orbax's ({leaves.reason(error)}); copy it anew"
+      f"{index.place.path}/_METADATA is not Orbax's ({leaves.reason(error)}); copy it anew"
     ) from error
-  ocdbt = _read(index.place, 'manifest.ocdbt') is not None
+  ocdbt = index.place.read('manifest.ocdbt') is not None
   stores: list[tuple[str, Any]] = []
-  for entry in entries:
-    keys = [str(part['key']) for part in entry]
-    if keys[0] == 'target':
-      place, path = index.place, '.'.join(keys) + '/'
-      store = {'driver': 'ocdbt', 'base': place, 'path': path} if ocdbt else place + path
-      stores.append(('.'.join(keys[1:]), store))
+  for keys in entries:
+    if keys[:1] == ['target']:
+      name = '.'.join(keys)
+      inside = {'driver': 'ocdbt', 'base': index.place.spec(), 'path': f'{name}/'}
+      stores.append(('.'.join(keys[1:]), inside if ocdbt else (index.place / name).spec()))
   yield from _opened(stores, driver)
-
-
-def _found(directory: str | os.PathLike[str]) -> tuple[dict[str, leaves.Leaf], str]:
-  """(the leaves of a checkpoint by our names, what errors call it)."""
-  index = _find(directory)
-  theirs = dict((_of_msgpack if index.layout == 't5x' else _of_orbax)(index))
-  return _ours(theirs, index.where), index.where
 
 
 def _flat(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -278,10 +268,12 @@ def _opened(stores: Sequence[tuple[str, Any]], driver: str) -> Iterator[tuple[st
 
 def _zarr(store: Any, driver: str) -> leaves.Leaf:
   try:
-    array = ts.open({'driver': driver, 'kvstore': store}, open=True).result()
+    spec = {'driver': driver, 'kvstore': store}
+    # A chunk that is not there is not zeros.
+    array = ts.open(spec | {'fill_missing_data_reads': False}, open=True).result()
   except ValueError as error:
     raise InputError(
-      f'{store["path"] if isinstance(store, dict) else store} cannot be opened '
+      f'{store["path"]} cannot be opened '
       f'({leaves.reason(error)}); the checkpoint is not whole: copy it anew'
     ) from error
   if array.dtype == ts.uint16:  # bfloat16, as T5X wrote it before version 3
@@ -324,6 +316,8 @@ def _ours(theirs: Mapping[str, leaves.Leaf], where: str) -> dict[str, leaves.Lea
 
 def _of_scan(name: str, leaf: leaves.Leaf) -> leaves.Leaf:
   """A leaf of scalable_t5, whose layers are axis 1 and whose attention kernels have heads apart."""
+  if len(leaf.shape) < 2:
+    return leaf  # no leaf of a T5: told where shapes are checked
   leaf = leaf.transpose(1, 0, *range(2, len(leaf.shape)))
   if len(leaf.shape) == 4:  # [l, d, n, h], or of `out` [l, n, h, d]
     leaf = leaf.merge(1 if name.endswith('out.kernel') else 2)
@@ -341,6 +335,10 @@ def _stacked(found: Mapping[int, leaves.Leaf], name: str, where: str) -> leaves.
 
 def _one_bias(leaf: leaves.Leaf, stack: str, where: str) -> leaves.Leaf:
   """Position biases [l, n, buckets] as one, if all layers have the same."""
+  if len(leaf.shape) != 3:
+    raise InputError(
+      f'{where}: a position bias of the {stack} is {list(leaf.shape)}, not [l, n, b]'
+    )
   values = leaf.read((slice(None),) * 3)
   if not (values == values[:1]).all():
     layer = int(np.argmax((values != values[:1]).any((1, 2))))
@@ -354,20 +352,24 @@ def _one_bias(leaf: leaves.Leaf, stack: str, where: str) -> leaves.Leaf:
 # -- Writing ---------------------------------------------------------------------------------------
 
 
-def _theirs(params: leaves.Tree) -> Iterator[tuple[str, np.ndarray]]:
-  """(T5X's name, array) of every leaf, a layer at a time."""
+def _theirs(params: leaves.Tree) -> Iterator[tuple[str, Any, int | None]]:
+  """(T5X's name, our leaf, which layer of it) of every leaf of theirs."""
   for name, leaf in leaves.named(params).items():
     stack, *rest = name.split('/')
     if rest[0] == 'layers':
       for i in range(leaf.shape[0]):
-        yield '.'.join((stack, f'layers_{i}', *rest[1:])), np.asarray(leaf[i])
+        yield '.'.join((stack, f'layers_{i}', *rest[1:])), leaf, i
     else:
-      yield '.'.join((stack, *rest)), np.asarray(leaf)
+      yield '.'.join((stack, *rest)), leaf, None
 
 
-def _write_t5x(where: str, params: leaves.Tree, step: int) -> None:
-  def write(named: tuple[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
-    name, array = named
+def _array(leaf: Any, layer: int | None) -> np.ndarray:
+  return np.asarray(leaf if layer is None else leaf[layer])
+
+
+def _write_t5x(place: places.Place, params: leaves.Tree, step: int) -> None:
+  def write(entry: tuple[str, Any, int | None]) -> tuple[str, dict[str, Any]]:
+    name, array = entry[0], _array(*entry[1:])  # here, so that few are held at once
     spec = {
       'driver': 'zarr',
       'dtype': array.dtype.name,
@@ -378,7 +380,7 @@ def _write_t5x(where: str, params: leaves.Tree, step: int) -> None:
         'shape': list(array.shape),
       },
     }
-    own = spec | {'kvstore': f'{where}target.{name}/'}
+    own = spec | {'kvstore': (place / f'target.{name}').spec()}
     ts.open(own, create=True).result().write(array).result()
     return name.replace('.', '/'), spec
 
@@ -387,7 +389,7 @@ def _write_t5x(where: str, params: leaves.Tree, step: int) -> None:
   state = {'step': np.int32(step), 'param_states': {}}
   index = {'version': 3, 'optimizer': {'target': leaves.nested(specs), 'state': state}}
   # Last: without it there is no checkpoint.
-  _store(where).write('checkpoint', serialization.msgpack_serialize(index)).result()
+  place.write('checkpoint', serialization.msgpack_serialize(index))
 
 
 def _chunks(shape: tuple[int, ...], most: int) -> list[int]:
@@ -399,8 +401,8 @@ def _chunks(shape: tuple[int, ...], most: int) -> list[int]:
   return chunk()
 
 
-def _write_orbax(where: str, params: leaves.Tree, step: int) -> None:
-  target = {name.replace('.', '/'): array for name, array in _theirs(params)}
+def _write_orbax(place: places.Place, params: leaves.Tree, step: int) -> None:
+  target = {name.replace('.', '/'): _array(leaf, i) for name, leaf, i in _theirs(params)}
   tree = {'state': {'step': np.int32(step), 'param_states': {}}, 'target': leaves.nested(target)}
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-    writer.save(where.removeprefix('file://'), ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+    writer.save(place.path, ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))

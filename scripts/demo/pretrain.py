@@ -9,7 +9,6 @@ scripts/demo/checkpoint: the weights of both as one run, curves, configs and a m
 """
 
 import argparse
-import contextlib
 import json
 import pathlib
 import shlex
@@ -18,9 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-
-from hyperjax import checkpoints, files, runs, step
+from hyperjax import files, runs
 from scripts.demo import data
 
 HERE = pathlib.Path(__file__).parent
@@ -73,19 +70,13 @@ def told(command: list[str]) -> str:
 def ship(legs: Sequence[pathlib.Path], target: pathlib.Path) -> None:
   """Writes the weights that the last of some runs ends with as a run of its own.
 
-  Both models count as trained, so that it stands alone; there is no optimiser state. Of every run
-  it has the config and the curve. Paths of this machine are left out.
+  Of every run it has the config and the curve. Paths of this machine are left out.
   """
   last = runs.load(str(legs[-1]))
   shutil.rmtree(target, ignore_errors=True)
-  state = step.TrainState(np.int32(last.step), last.params, {})
-  metadata = {'trainable': list(last.params), 'frozen': {}, 'fingerprint': {}, 'step': last.step}
-  with contextlib.closing(checkpoints.Checkpoints(target)) as keeper:
-    keeper.save(state, metadata, force=True)
+  runs.save(target, last.model, last.params, last.vocabulary, last.lengths, last.step)
   for note in target.rglob('commit_success.txt'):  # Orbax's, for other file systems: where it wrote
     note.unlink()
-  files.write_json(target / 'model.json', last.record | {'trainable': list(last.params)})
-  shutil.copy(legs[-1] / 'vocabulary.model', target / 'vocabulary.model')
   for leg in legs:
     config = (leg / 'config.gin').read_text()
     for place in {str(leg.resolve().parent), str(leg.parent), str(pathlib.Path.cwd())}:
