@@ -69,16 +69,20 @@ class Vocabulary:
   @functools.cached_property
   def pieces(self) -> int:
     """Number of ordinary pieces; the extra ids follow."""
-    size = self._processor.get_piece_size()
-    inside = 0  # T5X's `100extra` file ends in its extra ids
-    while self._spelled(size - 1 - inside) == f'<extra_id_{inside}>':
-      inside += 1
-    if inside not in (0, self.extra_ids):
+    if self.inside not in (0, self.extra_ids):
       raise errors.InputError(
-        f'vocabulary {self.path} ends in {inside} extra ids, extra_ids is {self.extra_ids}:'
-        f' set it to {inside}'
+        f'vocabulary {self.path} ends in {self.inside} extra ids, extra_ids is {self.extra_ids}:'
+        f' set it to {self.inside}'
       )
-    return size - inside
+    return self._processor.get_piece_size() - self.inside
+
+  @functools.cached_property
+  def inside(self) -> int:
+    """How many extra ids the file itself ends in, as T5X's `100extra` does."""
+    last, inside = self._processor.get_piece_size() - 1, 0
+    while self._spelled(last - inside) == f'<extra_id_{inside}>':
+      inside += 1
+    return inside
 
   @functools.cached_property
   def begins_word(self) -> np.ndarray:

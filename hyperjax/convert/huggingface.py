@@ -1,12 +1,12 @@
 """Hugging Face's folders of T5ForConditionalGeneration: config.json, weights, spiece.model.
 
-Read are, in this order, safetensors (sharded too), flax msgpack, and pytorch_model.bin. A field of
-config.json that changes what is computed and is not understood is refused.
+Read are, in this order, safetensors (sharded too), flax msgpack, and pytorch_model.bin; mT5's too.
 """
 
 import functools
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
 
 from hyperjax import files
-from hyperjax.convert import leaves
+from hyperjax.convert import huggingface_config, leaves
 from hyperjax.errors import InputError
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ def load(
   """
   directory = pathlib.Path(directory).expanduser()
   found, where = _weights(directory)
-  config, kernel = _with_head(_config(directory), found, directory)
+  config, kernel = _with_head(*huggingface_config.read(directory), found, directory)
   shapes = nn.unbox(jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)))
   ours = _ours(found, config, kernel, where)
   return t5.T5(config), leaves.assemble(ours, shapes, where, dtype, shardings)
@@ -56,7 +56,7 @@ def config_of(directory: str | os.PathLike[str]) -> t5.T5Config:
   Raises:
     InputError: a field that is not understood.
   """
-  return _config(pathlib.Path(directory).expanduser())
+  return huggingface_config.read(pathlib.Path(directory).expanduser())[0]
 
 
 def save(
@@ -73,7 +73,7 @@ def save(
       ids without a row in the model.
   """
   directory, config = pathlib.Path(directory).expanduser(), model.config
-  content = _config_json(config)
+  content = huggingface_config.fields(config)
   shapes = nn.unbox(jax.eval_shape(model.init_params, jax.random.key(0)))
   by_name = leaves.named(params)
   given = {name: leaf.shape for name, leaf in by_name.items()}
@@ -86,8 +86,8 @@ def save(
     _write_weights(directory, by_name, config, shard_bytes)
     if vocabulary is not None:
       (directory / 'spiece.model').write_bytes(vocabulary.bare())
-  except OSError as error:
-    raise InputError(f'{directory} cannot be written ({error.strerror or error})') from error
+  except (OSError, SafetensorError) as error:  # safetensors' own where the disk is full
+    raise InputError(f'{directory} cannot be written ({_reason(error)})') from error
   if vocabulary is not None:
     tokenizer = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': vocabulary.extra_ids}
     files.write_json(directory / 'tokenizer_config.json', tokenizer)
@@ -97,148 +97,41 @@ def save(
 def vocabulary_of(directory: str | os.PathLike[str]) -> Vocabulary | None:
   """The tokenizer of a folder as a vocabulary; None where it has no spiece.model.
 
-  transformers' T5Tokenizer numbers pieces and extra ids as T5 does.
+  transformers' T5Tokenizer numbers pieces and extra ids as T5 does. Where it adds none (mT5's),
+  they are those that spiece.model itself ends in.
+
+  Raises:
+    InputError: tokenizer_config.json is not understood; there are fewer than 4 extra ids.
   """
   directory = pathlib.Path(directory).expanduser()
   config, pieces = directory / 'tokenizer_config.json', directory / 'spiece.model'
   if not pieces.exists():
     return None
-  extra_ids = files.read_json(config).get('extra_ids', 100) if config.exists() else 100
-  return Vocabulary(str(pieces), extra_ids)
+  given = files.read_json(config) if config.exists() else {}
+  if not isinstance(given, dict):
+    raise InputError(f'{config} is not an object; copy it anew')
+  extra_ids = given.get('extra_ids')
+  if extra_ids is None:
+    return Vocabulary(str(pieces))
+  if type(extra_ids) is not int:
+    raise InputError(f'{config}: extra_ids = {extra_ids!r}; give a whole number')
+  return Vocabulary(str(pieces), extra_ids or Vocabulary(str(pieces)).inside)
 
 
 def is_folder(directory: str | os.PathLike[str]) -> bool:
-  """Whether this is a Hugging Face folder."""
-  return pathlib.Path(directory).expanduser().joinpath('config.json').is_file()
+  """Whether this is a Hugging Face folder.
 
-
-# -- config.json -----------------------------------------------------------------------------------
-
-_SIZES = {  # theirs: ours
-  'vocab_size': 'vocab_size',
-  'd_model': 'emb_dim',
-  'd_kv': 'head_dim',
-  'd_ff': 'mlp_dim',
-  'num_layers': 'num_encoder_layers',
-  'num_heads': 'num_heads',
-}
-_DEFAULTS = {  # transformers', for what a config.json leaves out
-  'vocab_size': 32128,
-  'd_model': 512,
-  'd_kv': 64,
-  'd_ff': 2048,
-  'num_layers': 6,
-  'num_heads': 8,
-  'relative_attention_num_buckets': 32,
-  'relative_attention_max_distance': 128,
-  'feed_forward_proj': 'relu',
-}
-_ACTIVATIONS = {
-  'relu': ('relu',),
-  'gelu_new': ('gelu',),
-  'gated-relu': ('relu', 'linear'),
-  'gated-gelu': ('gelu', 'linear'),  # theirs too is the tanh form, by this name
-  'gated-gelu_new': ('gelu', 'linear'),
-  'gated-silu': ('silu', 'linear'),
-  'silu': ('silu',),
-}
-_MUST_BE = {
-  'model_type': 't5',
-  'layer_norm_epsilon': 1e-6,
-  'is_encoder_decoder': True,
-  'is_decoder': False,
-  'pad_token_id': 0,
-  'decoder_start_token_id': 0,
-  'eos_token_id': 1,
-  'chunk_size_feed_forward': 0,
-  'quantization_config': None,
-}
-_NO_MATTER = {  # of training, of generation's habits, of outputs, of other heads
-  *(
-    '_name_or_path',
-    'architectures',
-    'transformers_version',
-    'dtype',
-    'torch_dtype',
-    'n_positions',
-  ),
-  *('dropout_rate', 'classifier_dropout', 'initializer_factor', 'gradient_checkpointing'),
-  *('use_cache', 'output_past', 'output_attentions', 'output_hidden_states', 'return_dict'),
-  *('id2label', 'label2id', 'problem_type', 'task_specific_params', 'tokenizer_class', 'prefix'),
-}
-
-
-def _config(directory: pathlib.Path) -> t5.T5Config:
-  """config.json as ours. Logits that are not divided by sqrt(d) get a kernel of their own, also
-  where it is the embedding: the same numbers."""
-  path = directory / 'config.json'
-  given = files.read_json(path)
-  if not isinstance(given, dict):
-    raise InputError(f'{path} is not an object')
-  known = {*_SIZES, *_DEFAULTS, *_MUST_BE, *_NO_MATTER}
-  known |= {'num_decoder_layers', 'dense_act_fn', 'is_gated_act'}
-  known |= {'tie_word_embeddings', 'scale_decoder_outputs'}
-  if unknown := sorted(given.keys() - known):
-    raise InputError(
-      f'{path}: {unknown[0]} = {given[unknown[0]]!r} is not understood, and may change what the '
-      'model computes; take it out of the file if it does not'
-    )
-  for name, value in _MUST_BE.items():
-    if name in given and given[name] != value:
-      raise InputError(f'{path}: {name} = {given[name]!r}; only {value!r} can be loaded')
-  full = _DEFAULTS | {name: value for name, value in given.items() if value is not None}
-  activation = full['feed_forward_proj']
-  if activation not in _ACTIVATIONS:
-    raise InputError(
-      f'{path}: feed_forward_proj = {activation!r}; only {", ".join(sorted(_ACTIVATIONS))} '
-      'can be loaded'
-    )
-  acts = _ACTIVATIONS[activation]
-  said = {'dense_act_fn': {'gelu': 'gelu_new'}.get(acts[0], acts[0]), 'is_gated_act': len(acts) > 1}
-  for name, value in said.items():
-    if full.get(name, value) != value:
-      raise InputError(
-        f'{path}: {name} = {full[name]!r} contradicts feed_forward_proj = {activation!r}'
-      )
-  scaled = full.get('scale_decoder_outputs', full.get('tie_word_embeddings') is not False)
+  Raises:
+    InputError: that cannot be seen, for want of permission.
+  """
   try:
-    return t5.T5Config(
-      **{ours: full[theirs] for theirs, ours in _SIZES.items()},
-      num_decoder_layers=full.get('num_decoder_layers') or full['num_layers'],
-      mlp_activations=acts,
-      logits_via_embedding=bool(scaled),
-      relpos_buckets=full['relative_attention_num_buckets'],
-      relpos_max_distance=full['relative_attention_max_distance'],
-    )
-  except InputError as error:
-    raise InputError(f'{path}: {error}') from error
+    return pathlib.Path(directory).expanduser().joinpath('config.json').is_file()
+  except OSError as error:
+    raise InputError(f'{directory} cannot be read ({_reason(error)})') from error
 
 
-def _config_json(config: t5.T5Config) -> dict[str, Any]:
-  activations = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
-  activation = activations.get(tuple(config.mlp_activations))
-  if activation is None or config.decoder_bidirectional:
-    what = 'decoder_bidirectional' if config.decoder_bidirectional else 'mlp_activations'
-    raise InputError(
-      f'T5Config.{what} = {getattr(config, what)!r} has no form in transformers: '
-      'save as a T5X checkpoint instead'
-    )
-  return {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
-    **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
-    'num_decoder_layers': config.num_decoder_layers,
-    'relative_attention_num_buckets': config.relpos_buckets,
-    'relative_attention_max_distance': config.relpos_max_distance,
-    'feed_forward_proj': activation,
-    'tie_word_embeddings': config.logits_via_embedding,
-    'is_encoder_decoder': True,
-    'layer_norm_epsilon': 1e-6,
-    'dropout_rate': config.dropout_rate,
-    'pad_token_id': 0,
-    'decoder_start_token_id': 0,
-    'eos_token_id': 1,
-  }
+def _reason(error: Exception) -> str:
+  return getattr(error, 'strerror', None) or leaves.reason(error)
 
 
 # -- Names -----------------------------------------------------------------------------------------
@@ -290,7 +183,7 @@ def _ours(
     if leaf is None:
       missing.append(theirs)
       continue
-    leaf = leaf.transpose(1, 0) if transposed and len(leaf.shape) == 2 else leaf
+    leaf = _turned(leaf) if transposed else leaf
     if layer is None:
       single[name] = leaf
     else:
@@ -311,11 +204,12 @@ def _ours(
 
 
 def _with_head(
-  config: t5.T5Config, found: dict[str, leaves.Leaf], directory: pathlib.Path
+  config: t5.T5Config, headless: bool, found: dict[str, leaves.Leaf], directory: pathlib.Path
 ) -> tuple[t5.T5Config, leaves.Leaf | None]:
   """(the config, its logits' kernel or None), and `found` without copies of the embedding.
 
-  transformers ties a head that the file does not have; one that it has is its own.
+  A head that the file does not have is the embedding, where `headless` says that this may be so;
+  one that it has is its own.
   """
   for name in (*_EMBEDDINGS[1:], _UNUSED):
     copy = found.pop(name, None)
@@ -329,6 +223,11 @@ def _with_head(
       )
   scaled = config.logits_via_embedding
   head, embedding = found.pop('lm_head.weight', None), found.get(_EMBEDDINGS[0])
+  if head is None and not headless:
+    raise InputError(
+      f'{directory}: config.json does not tie the logits to the embedding, and lm_head.weight is '
+      'missing; copy the folder anew'
+    )
   if embedding is None or (scaled and (head is None or _equal(head, embedding))):
     return config, None
   if scaled:
@@ -336,12 +235,17 @@ def _with_head(
       f'{directory}: config.json ties the logits to the embedding, and lm_head.weight is another '
       'matrix; set tie_word_embeddings to what the model was trained with'
     )
-  return config, (embedding if head is None else head).transpose(1, 0)
+  return config, _turned(embedding if head is None else head)
+
+
+def _turned(leaf: leaves.Leaf) -> leaves.Leaf:
+  """A matrix transposed; what is no matrix stays as it is, for leaves.check to list."""
+  return leaf.transpose(1, 0) if len(leaf.shape) == 2 else leaf
 
 
 def _equal(a: leaves.Leaf, b: leaves.Leaf) -> bool:
-  if a.shape != b.shape:
-    return False
+  if a.shape != b.shape or len(a.shape) != 2:
+    return a.shape == b.shape
   rows = a.shape[0]
   blocks = (slice(i, min(i + 1024, rows)) for i in range(0, rows, 1024))
   return all(bool((a.read((s, slice(None))) == b.read((s, slice(None)))).all()) for s in blocks)
@@ -349,27 +253,51 @@ def _equal(a: leaves.Leaf, b: leaves.Leaf) -> bool:
 
 def _weights(directory: pathlib.Path) -> tuple[dict[str, leaves.Leaf], str]:
   """The weights by their (PyTorch) names, and the file that they are in."""
-  if not directory.is_dir():
-    raise InputError(f'{directory} is not a folder; give one with config.json and weights')
-  readers: tuple[tuple[str, Callable[[pathlib.Path], dict[str, leaves.Leaf]]], ...] = (
-    ('model.safetensors', _of_safetensors),
-    ('flax_model.msgpack', _of_msgpack),
-    ('pytorch_model.bin', _of_torch),
-  )
-  for name, read in readers:
-    path, index = directory / name, directory / f'{name}.index.json'
-    if path.exists():
-      return read(path), str(path)
-    if index.exists():
-      parts = files.read_json(index).get('weight_map', {})
-      found: dict[str, leaves.Leaf] = {}
-      for part in sorted(set(parts.values())):
-        if not (directory / part).exists():
-          raise InputError(f'{index} names {part}, which is not there; copy the folder anew')
-        found |= read(directory / part)
-      return found, str(index)
-  names = ', '.join(name for name, _ in readers)
-  raise InputError(f'{directory} has none of {names}; give a folder with weights')
+  try:
+    if not directory.is_dir():
+      raise InputError(f'{directory} is not a folder; give one with config.json and weights')
+    for name, read in _READERS.items():
+      path, index = directory / name, directory / f'{name}.index.json'
+      if path.exists():
+        return read(path), str(path)
+      if index.exists():
+        return _of_shards(index, read), str(index)
+  except OSError as error:
+    raise InputError(f'{error.filename or directory} cannot be read ({_reason(error)})') from error
+  raise InputError(f'{directory} has none of {", ".join(_READERS)}; give a folder with weights')
+
+
+def _of_shards(
+  index: pathlib.Path, read: Callable[[pathlib.Path], dict[str, leaves.Leaf]]
+) -> dict[str, leaves.Leaf]:
+  content = files.read_json(index)
+  where = content.get('weight_map') if isinstance(content, dict) else None
+  if not isinstance(where, dict) or not all(map(_is_file_name, where.values())):
+    raise InputError(
+      f'{index} has no weight_map of weights to names of files beside it; copy the folder anew'
+    )
+  found: dict[str, leaves.Leaf] = {}
+  for shard in sorted(set(where.values())):
+    if not (index.parent / shard).exists():
+      raise InputError(f'{index} names {shard}, which is not there; copy the folder anew')
+    own = read(index.parent / shard)
+    for name in where:
+      # Converters to safetensors drop an embedding's copies, and leave them in the index.
+      if where[name] == shard and _torch_name(name) not in (*own, *_EMBEDDINGS):
+        raise InputError(
+          f'{index} names {name} in {shard}, which does not have it; copy the folder anew'
+        )
+    found |= own
+  return found
+
+
+def _is_file_name(name: Any) -> bool:
+  return isinstance(name, str) and name not in ('', '..') and pathlib.PurePath(name).name == name
+
+
+def _torch_name(name: str) -> str:
+  """PyTorch's for a weight that flax's calls a/b/kernel; PyTorch's own stay."""
+  return '.'.join((*name.split('/')[:-1], 'weight')) if '/' in name else name
 
 
 def _of_safetensors(path: pathlib.Path) -> dict[str, leaves.Leaf]:
@@ -386,7 +314,7 @@ def _of_safetensors(path: pathlib.Path) -> dict[str, leaves.Leaf]:
           )
         read = functools.partial(_read_safetensors, path, name)
         found[name] = leaves.of(read, part.get_shape(), np.dtype(dtypes[kind]))
-  except (SafetensorError, OSError) as error:
+  except SafetensorError as error:
     raise InputError(f'{path} is damaged ({error}); copy it anew') from error
   return found
 
@@ -397,15 +325,17 @@ def _read_safetensors(path: pathlib.Path, name: str, slices: leaves.Slices) -> n
 
 
 def _of_msgpack(path: pathlib.Path) -> dict[str, leaves.Leaf]:
+  content = path.read_bytes()
   try:
-    tree = dict(serialization.msgpack_restore(path.read_bytes()))
+    arrays = leaves.named(dict(serialization.msgpack_restore(content)))
   except Exception as error:  # msgpack's, of many kinds
     raise InputError(f'{path} is damaged ({leaves.reason(error)}); copy it anew') from error
   found = {}
-  for name, array in leaves.named(tree).items():
-    *parts, last = name.split('/')
+  for name, array in arrays.items():
+    if not jnp.issubdtype(getattr(array, 'dtype', type(array)), jnp.floating):
+      raise InputError(f'{path}: {name} is no array of floats; give unquantised weights')
     leaf = leaves.held(np.asarray(array))
-    found['.'.join((*parts, 'weight'))] = leaf.transpose(1, 0) if last == 'kernel' else leaf
+    found[_torch_name(name)] = _turned(leaf) if name.endswith('/kernel') else leaf
   return found
 
 
@@ -417,17 +347,33 @@ def _of_torch(path: pathlib.Path) -> dict[str, leaves.Leaf]:
       f'{path} needs torch to be read: install it, or save the model as safetensors'
     ) from None
   try:
-    tensors = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    # Files from before torch 1.6 are no zip files, and cannot be mapped.
+    mmap = zipfile.is_zipfile(path)
+    tensors = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
   except Exception as error:  # pickle's, zipfile's, torch's own
     raise InputError(
       f'{path} cannot be read as weights alone ({leaves.reason(error)}); '
       'save the model as safetensors'
     ) from error
+  if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+    raise InputError(f'{path} is no dict of tensors; give what model.state_dict() is')
+  for name, tensor in tensors.items():
+    if not tensor.is_floating_point():
+      raise InputError(
+        f'{path}: {name} is {tensor.dtype}, which is not a float; give unquantised weights'
+      )
 
   def leaf(tensor: Any) -> leaves.Leaf:
     return leaves.of(lambda at: tensor[at].float().numpy(), tensor.shape, np.dtype('float32'))
 
-  return {name: leaf(tensor) for name, tensor in tensors.items()}
+  return {str(name): leaf(tensor) for name, tensor in tensors.items()}
+
+
+_READERS = {
+  'model.safetensors': _of_safetensors,
+  'flax_model.msgpack': _of_msgpack,
+  'pytorch_model.bin': _of_torch,
+}
 
 
 # -- Writing ---------------------------------------------------------------------------------------

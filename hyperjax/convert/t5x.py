@@ -376,7 +376,7 @@ def _write_t5x(place: places.Place, params: leaves.Tree, step: int) -> None:
       'kvstore': {'driver': 'file', 'path': f'target.{name}/'},
       'metadata': {
         'chunks': _chunks(array.shape, CHUNK_BYTES // array.itemsize),
-        'compressor': {'id': 'gzip', 'level': 1},
+        'compressor': None,  # T5X's gzip gains a tenth on weights, at a tenth of the speed
         'shape': list(array.shape),
       },
     }
