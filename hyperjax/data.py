@@ -212,6 +212,11 @@ class Live:
   def name(self) -> str:
     return self.mixture if isinstance(self.mixture, str) else type(self.mixture).__name__
 
+  @property
+  def is_assembled(self) -> bool:
+    """Whether there are `episodes` by index; a seqio task is read from its beginning."""
+    return self._own is not None
+
   @functools.cached_property
   def vocabulary(self) -> Vocabulary:
     """What the tokens stand for."""

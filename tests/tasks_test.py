@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_data
 
-from hyperjax import data, episodes, errors, mixtures
+from hyperjax import data, episodes, errors, inspect, mixtures
 
 seqio = pytest.importorskip('seqio')  # not on Python 3.14
 tf = pytest.importorskip('tensorflow')
@@ -187,6 +187,17 @@ def test_a_foreign_task_resumes_where_it_was(foreign, name):
     assert foreign.eos_id in row
   parts = [next(live().starting_at(1, i, 2))['encoder_input_tokens'] for i in (0, 1)]
   np.testing.assert_array_equal(np.concatenate(parts), from_zero[1]['encoder_input_tokens'])
+
+
+def test_rows_of_a_foreign_task_are_told_as_text(foreign):
+  live = data.Live('foreign_task', lengths=LENGTHS, batch_size=4, seed=7)
+  lines = inspect.told(live, examples=5, episodes=9, tasks=3)
+  batches = list(itertools.islice(live.starting_at(0), 2))
+  for key, word in (('encoder_input_tokens', 'inputs'), ('decoder_target_tokens', 'targets')):
+    texts = [foreign.decode(row) for batch in batches for row in batch[key]][:5]
+    said = [line.split('] ')[1].removesuffix(' </s>') for line in lines if f'  {word} [' in line]
+    assert said == texts
+  assert 'episode 4: foreign_task' in lines and not any('rate %' in line for line in lines)
 
 
 def test_a_foreign_task_can_be_read_with_another_vocabulary(foreign, tmp_path):

@@ -1,0 +1,184 @@
+"""`python -m hyperjax.inspect`: what a mixture makes, to be read before a pod is spent on it.
+
+python -m hyperjax.inspect --mixture=sni_def_2pos --data_dir=data --vocabulary=spiece.model
+python -m hyperjax.inspect --gin_file=gin/runs/mtf.gin …     # the training data of a run
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from hyperjax import adapt, cli, data
+from hyperjax.episodes import NOTHING, Episode
+from hyperjax.errors import InputError
+from hyperjax.vocabulary import Vocabulary
+
+FLAGS = flags.FLAGS
+OF_A_RUN = ('episodes', 'contexts_cut')
+"""Statistics that count what a run has used, which here is nothing."""
+
+
+def define_flags() -> None:
+  """The flags of this verb."""
+  flags.DEFINE_string('mixture', None, 'A mixture of hyperjax, or any seqio task.')
+  flags.DEFINE_string('arguments', None, 'Fields of the mixture to replace, as JSON.')
+  flags.DEFINE_string('data_dir', None, 'Where the data are; HYPERJAX_DATA by default.')
+  flags.DEFINE_string('vocabulary', None, 'A sentencepiece file; HYPERJAX_VOCABULARY by default.')
+  flags.DEFINE_integer('extra_ids', 100, 'How many extra ids go with --vocabulary.')
+  flags.DEFINE_string('split', 'train', 'Which split.')
+  flags.DEFINE_string('lengths', json.dumps(dict(data.LENGTHS)), 'Of the features, as JSON.')
+  flags.DEFINE_integer('targets_per_context', 1, 'Targets of an episode.', lower_bound=1)
+  flags.DEFINE_integer('seed', 0, 'Of the episodes.', lower_bound=0)
+  flags.DEFINE_integer('examples', 3, 'Episodes to print.', lower_bound=0)
+  flags.DEFINE_integer('episodes', 1000, 'Episodes to count lengths and rates on.', lower_bound=1)
+  flags.DEFINE_integer('tasks', 20, 'Tasks to list, the most frequent first.', lower_bound=0)
+  cli.define_gin_flags()
+
+
+def main() -> None:
+  """Prints episodes as text, lengths, rates and what was left out."""
+  if FLAGS.gin_file:
+    live = of_run()
+  else:
+    adapt.require('mixture')
+    vocabulary = Vocabulary(FLAGS.vocabulary, FLAGS.extra_ids) if FLAGS.vocabulary else None
+    live = data.Live(
+      FLAGS.mixture,
+      FLAGS.split,
+      parsed('lengths', 'an object of numbers'),
+      FLAGS.targets_per_context,
+      FLAGS.targets_per_context,
+      FLAGS.seed,
+      vocabulary,
+      FLAGS.data_dir,
+      parsed('arguments', 'an object'),
+    )
+  print('\n'.join(told(live, FLAGS.examples, FLAGS.episodes, FLAGS.tasks)))
+
+
+def of_run() -> data.Live:
+  """The training data that gin files bind to a run."""
+  if FLAGS.mixture:
+    raise InputError('--gin_file names the mixture of a run; leave --mixture out')
+  from hyperjax import bindings, trainer
+
+  cli.parse_gin()
+  return bindings.build(trainer.train, {})['data']
+
+
+def parsed(flag: str, what: str) -> Any:
+  """The value of a flag that is a JSON object; None: it is not given."""
+  text = FLAGS[flag].value
+  if text is None:
+    return None
+  try:
+    value = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise InputError(f'--{flag}={text} is not JSON ({error.msg})') from error
+  if not isinstance(value, dict):
+    raise InputError(f'--{flag}={text} is not {what}')
+  return value
+
+
+def told(live: data.Live, examples: int, episodes: int, tasks: int) -> list[str]:
+  """The lines of a report: the head, tasks by rate, lengths, and `examples` episodes as text."""
+  vocabulary = live.vocabulary
+  head = f'{live.name}, split {live.split}, seed {live.seed}, {live.targets_per_context} targets'
+  lines = [f'{head} a context; {vocabulary.path}: {vocabulary.size:,} ids']
+  drawn = [episode for episode, _ in zip(_drawn(live), range(max(episodes, examples)))]
+  counted = drawn[:episodes]
+  if live.is_assembled:
+    lines += ['', *_tasks(live, counted, tasks)]
+  lines += ['', *_lengths(live, counted)]
+  for n, episode in enumerate(drawn[:examples]):
+    lines += ['', *_episode(live, n, episode)]
+  return lines
+
+
+def _drawn(live: data.Live) -> Iterator[Episode]:
+  """Episodes 0, 1, …; of a seqio task its rows, cut to their lengths."""
+  if live.is_assembled:
+    yield from (live.episodes(live.seed, n) for n in itertools.count())
+  for batch in live.starting_at(0):
+    rows = len(batch['encoder_input_tokens'])
+    features = ('hyper_input_tokens', 'encoder_input_tokens', 'decoder_target_tokens')
+    for i in range(rows):
+      context, x, y = (np.trim_zeros(batch[f][i], 'b') if f in batch else NOTHING for f in features)
+      yield {'task_id': 0, 'hyper_inputs': context, 'inputs': (x,), 'targets': (y,), 'cut': 0}
+
+
+def _tasks(live: data.Live, drawn: list[Episode], most: int) -> list[str]:
+  """A row a task: its share of the episodes, and the counts of its statistics."""
+  names, statistics = live.episodes.task_names, live.statistics()
+  shares = Counter(episode['task_id'] for episode in drawn)
+  every = dict.fromkeys(key for counts in statistics.values() for key in counts)
+  keys = [key for key in every if key not in OF_A_RUN]
+  rows = [['task', 'rate %', *keys]]
+  listed = list(zip(names, statistics.values(), strict=True))
+  order = sorted(range(len(names)), key=lambda i: -shares[i])
+  for i in order[:most]:
+    name, counts = listed[i]
+    rate = f'{100 * shares[i] / len(drawn):.1f}'
+    rows.append([name, rate, *(str(counts.get(key, '-')) for key in keys)])
+  total = [str(sum(counts.get(key, 0) for _, counts in listed)) for key in keys]
+  rows.append([f'all {len(names)} tasks', '100.0', *total])
+  never = len(names) - sum(count > 0 for count in shares.values())
+  notes = [f'tasks that are in none of the {len(drawn)} episodes: {never}'] if never else []
+  return [*columns(rows), *notes]
+
+
+def _lengths(live: data.Live, drawn: list[Episode]) -> list[str]:
+  """A row a feature: lengths in tokens, and how often they are more than there is room for."""
+  rows = [['feature', 'length', 'mean', 'median', 'longest', 'cut %']]
+  for feature in data.LENGTHS:
+    room = live.lengths.get(feature, 0)
+    if feature == 'hyper_inputs':
+      sizes = [len(episode[feature]) for episode in drawn]
+      cut = [episode['cut'] > 0 for episode in drawn]
+    else:
+      sizes = [len(tokens) for episode in drawn for tokens in episode[feature]]
+      cut = [size > room for size in sizes]
+    stated = (f'{np.mean(sizes):.1f}', f'{np.median(sizes):.0f}', str(max(sizes)))
+    rows.append([feature, str(room), *stated, f'{100 * np.mean(cut):.1f}'])
+  return columns(rows)
+
+
+def _episode(live: data.Live, n: int, episode: Episode) -> list[str]:
+  """One episode as text."""
+  text = lambda tokens: f'[{len(tokens)}] {_decoded(live.vocabulary, tokens)}'
+  name = live.episodes.task_names[episode['task_id']] if live.is_assembled else live.name
+  cut = f', {episode["cut"]} parts of the context do not fit whole' if episode['cut'] else ''
+  lines = [f'episode {n}: {name}{cut}', f'  hyper_inputs {text(episode["hyper_inputs"])}']
+  for x, y in zip(episode['inputs'], episode['targets'], strict=True):
+    lines += [f'  inputs {text(x)}', f'  targets {text(y)}']
+  return lines
+
+
+def _decoded(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
+  """Text with the markers by their names, and EOS as </s>."""
+  said = vocabulary.decode(tokens)
+  for marker, i in (('<x>', vocabulary.x_id), ('<y>', vocabulary.y_id)):
+    said = said.replace(vocabulary.decode([i]), marker)
+  return said + (' </s>' if vocabulary.eos_id in tokens else '')
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+  """Rows of cells as lines: the first column to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(
+      cell.rjust(width) if i else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in rows
+  ]
+
+
+if __name__ == '__main__':
+  define_flags()
+  cli.run(main)
