@@ -376,7 +376,7 @@ def _write_t5x(place: places.Place, params: leaves.Tree, step: int) -> None:
       'kvstore': {'driver': 'file', 'path': f'target.{name}/'},
       'metadata': {
         'chunks': _chunks(array.shape, CHUNK_BYTES // array.itemsize),
-        'compressor': None,  # T5X's gzip gains a tenth on weights, at a tenth of the speed
+        'compressor': None,  # T5X's gzip saves 7 % and takes twenty times as long
         'shape': list(array.shape),
       },
     }
