@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -65,7 +65,10 @@ class TaskExamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationTask:
-  """What one adaptation must answer: a context, and inputs with their references."""
+  """What one adaptation must answer: a context, and inputs with their references.
+
+  Several that share a name are one task, whose questions have contexts of their own.
+  """
 
   name: str
   category: str | None
@@ -73,10 +76,17 @@ class EvaluationTask:
   inputs: list[Tokens]
   references: list[tuple[str, ...]]
   options: list[tuple[str, ...]] | None = None
+  """Of each input the answers to choose from (rank classification); None: answers are written."""
+  normalize_by_target_length: bool = False
+  """Whether options are compared by their mean log-probability per token; else by its sum."""
+  metrics: tuple[str, ...] = ('rouge_l', 'exact_match')
+  """The scores of the answers, the main one first (hyperjax.metrics)."""
   context_outputs: tuple[str, ...] = ()
   """The outputs of the examples that the context shows whole (baselines copy them)."""
   cut: int = 0
   """Parts of the context that did not fit whole; of the longest one if each input has its own."""
+  shots_missing: int = 0
+  """Examples that the context should show, but its task does not have."""
   inputs_truncated: int = 0
   """Inputs that are longer than their length, and lose their head."""
 
@@ -155,6 +165,7 @@ class FewShotEpisodes:
   rates: tuple[float, ...] | None = None
   targets_per_context: int = 1
   join_context: bool = False
+  relabel: Callable[[np.random.Generator, int, list[Example]], list[Example]] | None = None
 
   def __post_init__(self):
     if not any(self._usable):
@@ -222,6 +233,8 @@ class FewShotEpisodes:
     count = min(len(groups), m + self.shots)
     picked = [_one(rng, groups[i]) for i in rng.choice(len(groups), count, replace=False)]
     drawn = [Example(each.input, (_one(rng, each.outputs),)) for each in picked]
+    if self.relabel is not None:
+      drawn = self.relabel(rng, task_id, drawn)
     return drawn[:m], drawn[m:]
 
   @functools.cached_property

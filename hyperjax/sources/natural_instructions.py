@@ -8,13 +8,14 @@ then an instance a line, and `SPLIT_tasks.txt`. A folder is told by where its ta
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from hyperjax import episodes, errors
-from hyperjax.episodes import EvaluationTask, FewShotEpisodes, TaskExamples
-from hyperjax.sources import files
+from hyperjax import errors
+from hyperjax.episodes import EvaluationTask, FewShotEpisodes
+from hyperjax.sources import cards, files
+from hyperjax.sources.cards import Asked, Card, Instance
 from hyperjax.sources.files import DataDir
 from hyperjax.vocabulary import Vocabulary
 
@@ -22,22 +23,9 @@ FOLDERS = ('sni', 'natural-instructions', 'sni/sni_style', '.')
 """Where the data set is looked for under the data folder, in this order."""
 
 SPLITS = ('train', 'validation', 'test', 'excluded')
-Pair = tuple[str, list[str]]
-"""An input and its references."""
 
 
 # --- The files ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-  """One task as its file has it."""
-
-  name: str
-  category: str
-  definition: str
-  positives: list[Pair]
-  instances: list[Pair]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +69,10 @@ class Folder:
       category=files.texts(record, 'Categories', str(path))[0],
       definition=files.texts(record, 'Definition', str(path))[0],
       positives=[
-        _pair(example, f'{path}, field "Positive Examples", entry {i}')
+        _instance(example, f'{path}, field "Positive Examples", entry {i}')
         for i, example in enumerate(files.objects(record, 'Positive Examples', str(path)))
       ],
-      instances=[_pair(instance, where) for where, instance in instances],
+      instances=[_instance(instance, where) for where, instance in instances],
     )
 
   def _present(self, split: str, name: str, paths: list[pathlib.Path]) -> pathlib.Path:
@@ -99,8 +87,9 @@ class Folder:
 SUFFIXES = ('.jsonl.gz', '.jsonl')
 
 
-def _pair(record: dict, where: str) -> Pair:
-  return files.text(record, 'input', where).strip(), files.texts(record, 'output', where)
+def _instance(record: dict, where: str) -> Instance:
+  outputs = files.texts(record, 'output', where)
+  return Instance(files.text(record, 'input', where).strip(), tuple(outputs))
 
 
 def find(data_dir: DataDir, folder: str | None = None) -> Folder:
@@ -147,9 +136,32 @@ class NaturalInstructions:
         )
 
   @property
+  def assembly(self) -> cards.Assembly:
+    """What contexts show."""
+    return cards.Assembly(self.definition, self.positives, self.shots, self.join_context)
+
+  @property
   def has_context(self) -> bool:
     """Whether there is one for a hypermodel to read."""
-    return not self.join_context and bool(self.definition or self.positives or self.shots)
+    return self.assembly.has_context
+
+  def cards(self, data_dir: DataDir, split: str = 'train') -> Iterator[Card]:
+    """The tasks of a split, with those of their instances that belong to it."""
+    for card in self._cards(data_dir, split):
+      yield dataclasses.replace(card, instances=self._chosen(card, split)[0])
+
+  def asked(
+    self, data_dir: DataDir, split: str = 'test', seed: int = 0, limit: int | None = None
+  ) -> list[Asked]:
+    """Of each task of a split its first instances (`limit`, at most `evaluated`), all references.
+
+    The shots of the context are drawn by (task, seed) from instances that are not evaluated, then
+    from further positive examples.
+    """
+    asked = [self._asked(card, split, seed, limit) for card in self._cards(data_dir, split)]
+    if not any(each.card.instances for each in asked):
+      raise errors.InputError(f'split {split} has no instances to evaluate')
+    return [each for each in asked if each.card.instances]
 
   def episodes(
     self,
@@ -159,26 +171,13 @@ class NaturalInstructions:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> FewShotEpisodes:
-    cards = [
-      dataclasses.replace(card, instances=self._chosen(card, split)[0])
-      for card in self._cards(data_dir, split)
-    ]
-    tasks = _tokenised(vocabulary, cards)
-    if not any(task.examples for task in tasks):
+    made = list(self.cards(data_dir, split))
+    if not any(card.instances for card in made):
       raise errors.InputError(
         f'split {split} has no instances: no training task has more than {self.instances};'
         ' lower NaturalInstructions.instances'
       )
-    return FewShotEpisodes(
-      tasks,
-      vocabulary,
-      lengths,
-      shots=self.shots,
-      positives=self.positives,
-      definition=self.definition,
-      targets_per_context=targets_per_context,
-      join_context=self.join_context,
-    )
+    return cards.few_shot_episodes(made, self.assembly, vocabulary, lengths, targets_per_context)
 
   def evaluation_tasks(
     self,
@@ -190,25 +189,9 @@ class NaturalInstructions:
     limit: int | None = None,
     wrong_context: bool = False,
   ) -> list[EvaluationTask]:
-    """Of each task of a split its first instances (`limit`, at most `evaluated`), all references.
-
-    The shots of the context are drawn by (task, seed) from instances that are not evaluated, then
-    from further positive examples. With `wrong_context` each task gets another one's context.
-    """
-    pairs = [
-      (dataclasses.replace(card, instances=[]), self._evaluated(card, split, seed, limit))
-      for card in self._cards(data_dir, split)
-    ]
-    pairs = [(card, chosen) for card, chosen in pairs if chosen[0]]
-    if not pairs:
-      raise errors.InputError(f'split {split} has no instances to evaluate')
-    shown = [(card, shots) for card, (_, shots) in pairs]
-    if wrong_context:
-      shown = [shown[i] for i in _others(len(shown), seed)]
-    return [
-      self._evaluation_task(vocabulary, lengths, card, queries, *source)
-      for (card, (queries, _)), source in zip(pairs, shown)
-    ]
+    """See `asked`; with `wrong_context` each task gets another one's context."""
+    asked = self.asked(data_dir, split, seed, limit)
+    return cards.evaluation_tasks(asked, self.assembly, vocabulary, lengths, seed, wrong_context)
 
   def _cards(self, data_dir: DataDir, split: str) -> Iterator[Card]:
     # One at a time: the whole data set is gigabytes of text, and few instances of a task are kept.
@@ -218,89 +201,30 @@ class NaturalInstructions:
     listed = 'train' if split == 'validation' else split
     return (folder.card(listed, name) for name in folder.names(listed))
 
-  def _chosen(self, card: Card, split: str) -> tuple[list[Pair], list[Pair]]:
+  def _chosen(self, card: Card, split: str) -> tuple[list[Instance], list[Instance]]:
     """The instances of a task that belong to the split, and all others of it."""
+    every = list(card.instances)
     if split in ('test', 'excluded'):
-      return card.instances[: self.evaluated], card.instances[self.evaluated :]
-    order = np.random.default_rng(zlib.crc32(card.name.encode())).permutation(len(card.instances))
+      return every[: self.evaluated], every[self.evaluated :]
+    order = np.random.default_rng(zlib.crc32(card.name.encode())).permutation(len(every))
     trained, others = order[: self.instances], order[self.instances :]
     chosen, rest = (trained, others) if split == 'train' else (others[: self.instances], trained)
-    return [card.instances[i] for i in sorted(chosen)], [card.instances[i] for i in sorted(rest)]
+    return [every[i] for i in sorted(chosen)], [every[i] for i in sorted(rest)]
 
-  def _evaluated(
-    self, card: Card, split: str, seed: int, limit: int | None
-  ) -> tuple[list[Pair], list[Pair]]:
+  def _asked(self, card: Card, split: str, seed: int, limit: int | None) -> Asked:
     """What a task must answer, and what its context shows."""
     chosen, pool = self._chosen(card, split)
     count = self.evaluated if limit is None else min(limit, self.evaluated)
     queries, pool = chosen[:count], pool + chosen[count:]
-    asked = {x for x, _ in queries}
-    positives = [pair for pair in card.positives if pair[0] not in asked]
+    asked = {each.input for each in queries}
+    positives = [each for each in card.positives if each.input not in asked]
     shots, spare = positives[: self.positives], positives[self.positives :]
-    shown = asked | {x for x, _ in shots}
-    pool = list({x: (x, ys) for x, ys in pool if x not in shown and x and any(ys)}.values())
-    spare = [pair for pair in spare if pair[0] not in shown | {x for x, _ in pool}]
-    rng = np.random.default_rng((seed, zlib.crc32(card.name.encode())))
-    drawn = [pool[i] for i in rng.permutation(len(pool))] + spare
-    return queries, [
-      (x, [str(rng.choice([y for y in ys if y] or ys))]) for x, ys in shots + drawn[: self.shots]
-    ]
-
-  def _evaluation_task(
-    self,
-    vocabulary: Vocabulary,
-    lengths: Mapping[str, int],
-    card: Card,
-    queries: list[Pair],
-    context_card: Card,
-    shots: list[Pair],
-  ) -> EvaluationTask:
-    definition = vocabulary.encode(context_card.definition) if self.definition else None
-    examples = episodes.examples(vocabulary, shots)
-    inputs = vocabulary.encode_many([x for x, _ in queries])
-    room = lengths['inputs'] - 2 * self.join_context  # and two markers
-    truncated = sum(len(tokens) > room for tokens in inputs)
-    context, cut = episodes.NOTHING, 0
-    if self.join_context:
-      length = lengths['inputs']
-      both = [episodes.joined(vocabulary, definition, examples, query, length) for query in inputs]
-      inputs, cut = [tokens for tokens, _ in both], max(cut for _, cut in both)
-    elif definition is not None or examples:
-      context, cut = episodes.context(
-        vocabulary, definition, examples, lengths.get('hyper_inputs', 0)
-      )
-    return EvaluationTask(
-      name=card.name,
-      category=card.category,
-      context=context,
-      inputs=inputs,
-      references=[tuple(ys) for _, ys in queries],
-      context_outputs=tuple(ys[0] for _, ys in shots[: max(0, len(shots) - cut)]),
-      cut=cut,
-      inputs_truncated=truncated,
-    )
-
-
-def _tokenised(vocabulary: Vocabulary, cards: Sequence[Card]) -> tuple[TaskExamples, ...]:
-  definitions = vocabulary.encode_many([card.definition for card in cards])
-  pairs = [pair for card in cards for pair in card.positives + card.instances]
-  examples = iter(episodes.examples(vocabulary, pairs))
-  return tuple(
-    TaskExamples(
-      name=card.name,
-      definition=definition,
-      positives=tuple(next(examples) for _ in card.positives),
-      examples=tuple(next(examples) for _ in card.instances),
-    )
-    for card, definition in zip(cards, definitions)
-  )
-
-
-def _others(count: int, seed: int) -> np.ndarray:
-  """For each of `count` tasks another one, every one once."""
-  if count < 2:
-    raise errors.InputError('a wrong context needs a second task')
-  order = np.random.default_rng(seed).permutation(count)
-  others = np.empty(count, np.int64)
-  others[order] = np.roll(order, 1)
-  return others
+    shown = asked | {each.input for each in shots}
+    pool = [each for each in pool if each.input not in shown and not each.empty]
+    pool = list({each.input: each for each in pool}.values())
+    shown |= {each.input for each in pool}
+    rng = cards.seeded(seed, card.name)
+    drawn = [pool[i] for i in rng.permutation(len(pool))]
+    drawn += [each for each in spare if each.input not in shown]
+    card = dataclasses.replace(card, instances=queries)
+    return Asked(card, cards.one_reference(shots + drawn[: self.shots], rng))

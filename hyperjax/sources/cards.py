@@ -1,0 +1,259 @@
+"""Tasks as text, what a context shows of them, and what is asked."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from hyperjax import episodes, errors
+from hyperjax.episodes import EvaluationTask, Example, FewShotEpisodes, TaskExamples
+from hyperjax.vocabulary import Vocabulary
+
+ANSWERS = ('generate', 'rank', 'rank_mean')
+CONTEXTS = ('task', 'per_example', 'eval_split')
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instance:
+  """An input, its references, and the options among which the answer is, if there are any."""
+
+  input: str
+  outputs: tuple[str, ...]
+  options: tuple[str, ...] = ()
+
+  @property
+  def empty(self) -> bool:
+    """Whether nothing can be learned from it."""
+    return not self.input or not any(self.outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """One task: its definition, the positive examples that go with it, and its instances."""
+
+  name: str
+  instances: Sequence[Instance]
+  definition: str | None = None
+  positives: Sequence[Instance] = ()
+  category: str | None = None
+  metrics: tuple[str, ...] = ('rouge_l', 'exact_match')
+  """The scores of its answers, the main one first (hyperjax.metrics)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A card whose instances are to be answered, and the examples that its context shows."""
+
+  card: Card
+  shots: tuple[Instance, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+  """What stands in a context, and where the context goes."""
+
+  definition: bool = True
+  positives: int = 0
+  shots: int = 0
+  join_context: bool = False
+  answer: str = 'generate'
+
+  def __post_init__(self):
+    if self.answer not in ANSWERS:
+      raise errors.InputError(f'answer is {self.answer!r}; give one of {", ".join(ANSWERS)}')
+
+  @property
+  def has_context(self) -> bool:
+    """Whether there is one for a hypermodel to read."""
+    return not self.join_context and bool(self.definition or self.positives or self.shots)
+
+
+def seeded(seed: int, name: str) -> np.random.Generator:
+  """The generator of a task's draws: the same for a name and a seed, wherever it is listed."""
+  return np.random.default_rng((seed, zlib.crc32(name.encode())))
+
+
+# --- For training ---------------------------------------------------------------------------------
+
+
+def few_shot_episodes(
+  cards: Iterable[Card],
+  assembly: Assembly,
+  vocabulary: Vocabulary,
+  lengths: Mapping[str, int],
+  targets_per_context: int,
+  rates: Callable[[tuple[TaskExamples, ...]], Sequence[float]] | None = None,
+  relabel: Callable[[np.random.Generator, int, list[Example]], list[Example]] | None = None,
+) -> FewShotEpisodes:
+  """The episodes over tokenised cards; see FewShotEpisodes."""
+  tasks = tokenised(vocabulary, cards)
+  return FewShotEpisodes(
+    tasks,
+    vocabulary,
+    lengths,
+    shots=assembly.shots,
+    positives=assembly.positives,
+    definition=assembly.definition,
+    rates=None if rates is None else tuple(rates(tasks)),
+    targets_per_context=targets_per_context,
+    join_context=assembly.join_context,
+    relabel=relabel,
+  )
+
+
+def tokenised(vocabulary: Vocabulary, cards: Iterable[Card]) -> tuple[TaskExamples, ...]:
+  """Each card's texts as tokens, card by card, so that few texts are held at once."""
+  return tuple(_tokenised(vocabulary, card) for card in cards)
+
+
+def _tokenised(vocabulary: Vocabulary, card: Card) -> TaskExamples:
+  both = [*card.positives, *card.instances]
+  examples = episodes.examples(vocabulary, [(each.input, each.outputs) for each in both])
+  return TaskExamples(
+    name=card.name,
+    definition=None if card.definition is None else vocabulary.encode(card.definition),
+    positives=tuple(examples[: len(card.positives)]),
+    examples=tuple(examples[len(card.positives) :]),
+  )
+
+
+# --- For evaluation -------------------------------------------------------------------------------
+
+
+def drawn(pool: Iterable[Instance], asked: Iterable[str], count: int, rng) -> tuple[Instance, ...]:
+  """`count` instances of a pool in random order, no input twice nor among those that are asked.
+
+  Fewer where the pool has no more. Of an instance with several references one is drawn.
+  """
+  asked = set(asked)
+  usable = {each.input: each for each in pool if not each.empty and each.input not in asked}
+  pool = list(usable.values())
+  return one_reference((pool[i] for i in rng.permutation(len(pool))[:count]), rng)
+
+
+def one_reference(instances: Iterable[Instance], rng) -> tuple[Instance, ...]:
+  """The instances with one reference each, drawn from those that are not empty."""
+  return tuple(
+    dataclasses.replace(each, outputs=(str(rng.choice([y for y in each.outputs if y] or [''])),))
+    for each in instances
+  )
+
+
+def in_contexts(
+  card: Card, pool: Sequence[Instance], count: int, seed: int, contexts: str
+) -> list[Asked]:
+  """A card's questions, in the context of `count` examples of a pool that are not asked.
+
+  `contexts`: 'task', one set of examples, drawn by (task, seed), for all questions; 'per_example',
+  a set for each question; 'eval_split', a set for each question of the other questions.
+  """
+  if contexts not in CONTEXTS:
+    raise errors.InputError(f'contexts is {contexts!r}; give one of {", ".join(CONTEXTS)}')
+  rng = seeded(seed, card.name)
+  if contexts == 'task':
+    asked = [each.input for each in card.instances]
+    return [Asked(card, drawn(pool, asked, count, rng))]
+  pool = card.instances if contexts == 'eval_split' else pool
+  return [
+    Asked(dataclasses.replace(card, instances=[each]), _around(each, pool, count, rng))
+    for each in card.instances
+  ]
+
+
+def _around(asked: Instance, pool: Sequence[Instance], count: int, rng) -> tuple[Instance, ...]:
+  """`drawn` for one question: a pool of thousands is not gone through for each."""
+  order = rng.permutation(len(pool))
+  for some in (4 * count + 8, len(pool)):
+    found = drawn((pool[i] for i in order[:some]), [asked.input], count, rng)
+    if len(found) == count or some >= len(pool):
+      break
+  return found
+
+
+def evaluation_tasks(
+  asked: Sequence[Asked],
+  assembly: Assembly,
+  vocabulary: Vocabulary,
+  lengths: Mapping[str, int],
+  seed: int = 0,
+  wrong_context: bool = False,
+) -> list[EvaluationTask]:
+  """The questions as tokens; with `wrong_context` each card gets another one's context."""
+  shown = asked
+  if wrong_context:
+    shown = [asked[i] for i in _others([each.card.name for each in asked], seed)]
+  known: dict[str, np.ndarray] = {}  # contexts of their own for each question repeat their examples
+
+  def encode(texts: Sequence[str]) -> list[np.ndarray]:
+    new = list(dict.fromkeys(text for text in texts if text not in known))
+    known.update(zip(new, vocabulary.encode_many(new)))
+    return [known[text] for text in texts]
+
+  return [
+    _evaluation_task(own, other, assembly, vocabulary, lengths, encode)
+    for own, other in zip(asked, shown, strict=True)
+  ]
+
+
+def _evaluation_task(
+  own: Asked,
+  shown: Asked,
+  assembly: Assembly,
+  vocabulary: Vocabulary,
+  lengths: Mapping[str, int],
+  encode: Callable[[Sequence[str]], list[np.ndarray]],
+) -> EvaluationTask:
+  definition = shown.card.definition if assembly.definition else None
+  said = None if definition is None else encode([definition])[0]
+  xs, ys = encode([s.input for s in shown.shots]), encode([s.outputs[0] for s in shown.shots])
+  examples = [Example(x, (y,)) for x, y in zip(xs, ys)]
+  inputs = encode([each.input for each in own.card.instances])
+  room = lengths['inputs'] - 2 * assembly.join_context  # and two markers
+  truncated = sum(len(tokens) > room for tokens in inputs)
+  context, cut = episodes.NOTHING, 0
+  if assembly.join_context:
+    length = lengths['inputs']
+    both = [episodes.joined(vocabulary, said, examples, query, length) for query in inputs]
+    inputs, cut = [tokens for tokens, _ in both], max(cut for _, cut in both)
+  elif said is not None or examples:
+    context, cut = episodes.context(vocabulary, said, examples, lengths.get('hyper_inputs', 0))
+  return EvaluationTask(
+    name=own.card.name,
+    category=own.card.category,
+    context=context,
+    inputs=inputs,
+    references=[each.outputs for each in own.card.instances],
+    options=_options(own.card, assembly.answer),
+    normalize_by_target_length=assembly.answer == 'rank_mean',
+    metrics=own.card.metrics,
+    context_outputs=tuple(s.outputs[0] for s in shown.shots[: max(0, len(shown.shots) - cut)]),
+    cut=cut,
+    shots_missing=max(0, assembly.positives + assembly.shots - len(shown.shots)),
+    inputs_truncated=truncated,
+  )
+
+
+def _options(card: Card, answer: str) -> list[tuple[str, ...]] | None:
+  """The options of each question, where answers are ranked and every question has some."""
+  if answer == 'generate' or not all(each.options for each in card.instances):
+    return None
+  return [each.options for each in card.instances]
+
+
+def _others(names: Sequence[str], seed: int) -> np.ndarray:
+  """For each entry one of another name; where all names differ, each entry once."""
+  unique = list(dict.fromkeys(names))
+  if len(unique) < 2:
+    raise errors.InputError('a wrong context needs a second task')
+  order = np.random.default_rng(seed).permutation(len(unique))
+  follows = np.empty(len(unique), np.int64)
+  follows[order] = np.roll(order, 1)
+  places = {name: [i for i, other in enumerate(names) if other == name] for name in unique}
+  count = dict.fromkeys(unique, 0)
+  others = np.empty(len(names), np.int64)
+  for i, name in enumerate(names):
+    theirs = places[unique[follows[unique.index(name)]]]
+    others[i] = theirs[count[name] % len(theirs)]
+    count[name] += 1
+  return others
