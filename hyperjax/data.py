@@ -238,6 +238,21 @@ class Live:
     """Whether there are `episodes` by index; a seqio task is read from its beginning."""
     return self._own is not None
 
+  @property
+  def average(self) -> str:
+    """What the mixture's scores are the mean of; see metrics.AVERAGES."""
+    return getattr(self._own, 'average', 'instances')
+
+  @property
+  def seeds(self) -> tuple[int, ...]:
+    """The seeds that the mixture is evaluated with, if nobody says others."""
+    return getattr(self._own, 'seeds', (0,))
+
+  @property
+  def recipe(self) -> Any:
+    """The class and the fields of the mixture, as JSON."""
+    return records.to_json(self._own, 'a report')
+
   @functools.cached_property
   def vocabulary(self) -> Vocabulary:
     """What the tokens stand for."""

@@ -448,11 +448,13 @@ def answers(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`generate` for any number of inputs under one context: tokens [n, t] and scores [n].
 
-  Inputs of like length are answered together, in batches of `shapes`.
+  Inputs of like length are answered together, in batches of `shapes`. A phi of several contexts has
+  one for each input; they are answered in one batch.
   """
   tokens = np.zeros((len(inputs), max_length), np.int32)
   scores = np.zeros(len(inputs), np.float32)
-  for number, index in enumerate(_batches([len(each) for each in inputs], shapes.rows[-1])):
+  shapes, batches = _batches(inputs, shapes, phi)
+  for number, index in enumerate(batches):
     key = None if rng is None else jax.random.fold_in(rng, number)
     padded = shapes.padded([inputs[i] for i in index])
     found = generate(
@@ -462,6 +464,46 @@ def answers(
   return tokens, scores
 
 
-def _batches(lengths: Sequence[int], rows: int) -> Iterator[np.ndarray]:
-  order = np.argsort(np.asarray(lengths), kind='stable')
-  return (order[start : start + rows] for start in range(0, len(order), rows))
+def rank(
+  model: t5.T5,
+  params: dict[str, Any],
+  inputs: Sequence[np.ndarray],
+  options: Sequence[Sequence[np.ndarray]],
+  shapes: Shapes,
+  phi: peft.Phi | None = None,
+  *,
+  mean: bool = False,
+) -> list[np.ndarray]:
+  """`score` of the options of any number of inputs: for each input, of each of its options.
+
+  `shapes.rows` counts options. Under one context, or under one for each input; see `answers`.
+  """
+  widest = max(map(len, options), default=1)
+  scores = np.zeros((len(inputs), widest), np.float32)
+  shapes = dataclasses.replace(shapes, rows=(max(1, shapes.rows[-1] // widest),))
+  shapes, batches = _batches(inputs, shapes, phi)
+  for index in batches:
+    padded = shapes.padded([inputs[i] for i in index])
+    flat = [tokens for i in index for tokens in _filled(options[i], widest)]
+    flat += flat[-widest:] * (len(padded) - len(index))
+    targets = Shapes.up_to(len(flat), 8 * -(-max(map(len, flat)) // 8)).padded(flat)
+    found = score(model, params, padded, targets, phi, mean=mean)
+    scores[index] = np.asarray(found).reshape(len(padded), widest)[: len(index)]
+  return [own[: len(each)] for own, each in zip(scores, options, strict=True)]
+
+
+def _filled(options: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+  return [*options, *[options[-1]] * (count - len(options))]
+
+
+def _batches(
+  inputs: Sequence[np.ndarray], shapes: Shapes, phi: peft.Phi | None
+) -> tuple[Shapes, Iterator[np.ndarray]]:
+  """Which inputs go together, and in which shapes."""
+  contexts = 1 if phi is None else peft.num_contexts(phi)
+  if contexts > 1:
+    if contexts != len(inputs):
+      raise InputError(f'phi has {contexts} contexts for {len(inputs)} inputs; expected as many')
+    return dataclasses.replace(shapes, rows=(contexts,)), iter([np.arange(contexts)])
+  rows, order = shapes.rows[-1], np.argsort([len(each) for each in inputs], kind='stable')
+  return shapes, (order[start : start + rows] for start in range(0, len(order), rows))

@@ -3,9 +3,13 @@
 import csv
 import io
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from hyperjax import cli, data, decoding, evaluation, files, records, runs
+from hyperjax.episodes import EvaluationTask
 from hyperjax.errors import InputError
 
 
@@ -21,19 +25,21 @@ def evaluate(
   batch_size: int = 32,
   strategy: decoding.Strategy = decoding.GREEDY,
   max_length: int | None = None,
-  seed: int = 0,
+  seed: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
   """Answers a mixture's held-out tasks and writes the scores beside the run.
 
   Args:
     context: whose context phi is written from: 'own', 'wrong' (another task's) or 'none'.
     limit: instances per task.
-    seed: of the shots that contexts show (one set of them a task), of who gets whose context, and
-      of sampling.
+    batch_size: rows of the decoder: answers that are written, or options that are ranked.
+    strategy: of answers that are written.
+    seed: of the examples that contexts show, of who gets whose context, and of sampling; of several
+      the mean and the worst are told. None: the mixture's own (MetaICL has five, others 0).
 
   Returns:
-    what model_dir/inference_eval/<mixture>-<split>-<context>-seed<seed>-<step>.json holds; a .csv
-    lies beside it.
+    what model_dir/inference_eval/<mixture>-<split>-<context>-seed<seed>-<step>.json holds, or of
+    several seeds …-seeds<seed>_<seed>…; a .csv lies beside it.
   """
   if context not in evaluation.CONTEXTS:
     known = ', '.join(evaluation.CONTEXTS)
@@ -47,66 +53,181 @@ def evaluate(
     data_dir=data_dir,
     arguments=arguments,
   )
-  tasks = live.evaluation_tasks(split, seed, limit)
-  contexts = evaluation.CONTEXTS[context]
-  result = evaluation.evaluate(run, tasks, contexts, strategy, batch_size, max_length, seed)
-  report = {
+  seeds = live.seeds if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
+  if not seeds or len(set(seeds)) < len(seeds):
+    raise InputError(f'RANDOM_SEED is {list(seeds)}; give one number, or several different ones')
+  head = {
     'model_dir': run.model_dir,
     'step': run.step,
     'mixture': live.name,
+    'recipe': live.recipe,
     'split': split,
     'arguments': arguments or {},
     'context': context,
-    'seed': seed,
     'limit': limit,
     'strategy': records.to_json(strategy),
     'max_length': max_length,
-    'instances': sum(len(task.inputs) for task in tasks),
-    'inputs_truncated': sum(task.inputs_truncated for task in tasks),
-    'contexts_cut': sum(task.cut > 0 for task in tasks),
-    'scores': result.scores,
-    'tasks': {
-      task.name: {
-        'category': task.category or '',
-        'instances': len(task.inputs),
-        'inputs_truncated': task.inputs_truncated,
-        'context_parts_cut': task.cut,
-        'predictions': predictions,
-      }
-      for task, predictions in zip(tasks, result.predictions, strict=True)
-    },
+    'average': live.average,
   }
-  name = f'{live.name}-{split}-{context}-seed{seed}-{run.step}'
-  place = os.path.join(run.model_dir, 'inference_eval', name)
-  files.write_json(f'{place}.json', report)
-  rows = table(report)
-  files.write_text(f'{place}.csv', as_csv(rows))
-  print(as_text(rows))
-  if report['contexts_cut'] or report['inputs_truncated']:
-    print(
-      f'cut to the lengths of the run: {report["contexts_cut"]} of {len(tasks)} contexts, '
-      f'{report["inputs_truncated"]} of {report["instances"]} inputs'
+  place = os.path.join(run.model_dir, 'inference_eval', f'{live.name}-{split}-{context}')
+  reports = []
+  for one in seeds:
+    tasks = live.evaluation_tasks(split, one, limit)
+    answered = evaluation.evaluate(
+      run, tasks, evaluation.CONTEXTS[context], strategy, batch_size, max_length, one, live.average
     )
-  print(f'{place}.json')
+    reports.append({**head, 'seed': one, **_told(answered)})
+    files.write_json(f'{place}-seed{one}-{run.step}.json', reports[-1])
+    files.write_text(f'{place}-seed{one}-{run.step}.csv', as_csv(table(reports[-1])))
+    if len(seeds) > 1:
+      print(f'seed {one}: {_means(reports[-1]["scores"])}', flush=True)
+  if len(seeds) == 1:
+    report, rows, name = reports[0], table(reports[0]), f'seed{seeds[0]}'
+  else:
+    report = {**head, **over_seeds(reports)}
+    rows, name = table_over_seeds(report), f'seeds{"_".join(map(str, seeds))}'
+    files.write_json(f'{place}-{name}-{run.step}.json', report)
+    files.write_text(f'{place}-{name}-{run.step}.csv', as_csv(rows))
+  print(as_text(rows))
+  for note in _notes(reports):
+    print(note)
+  print(f'{place}-{name}-{run.step}.json')
   return report
 
 
+def _told(result: evaluation.Result) -> dict[str, Any]:
+  """What a report holds of the answers for one seed; tasks of one name are one task."""
+  tasks: dict[str, dict[str, Any]] = {}
+  for task, predictions in zip(result.tasks, result.predictions, strict=True):
+    none = {'category': task.category or '', 'answers': _how(task), 'contexts': 0, 'instances': 0}
+    none |= {'inputs_truncated': 0, 'context_parts_cut': 0, 'shots_missing': 0, 'predictions': []}
+    own = tasks.setdefault(task.name, none)
+    own['contexts'] += 1
+    own['instances'] += len(task.inputs)
+    own['inputs_truncated'] += task.inputs_truncated
+    own['context_parts_cut'] = max(own['context_parts_cut'], task.cut)
+    own['shots_missing'] = max(own['shots_missing'], task.shots_missing)
+    own['predictions'] += predictions
+  return {
+    'instances': sum(each['instances'] for each in tasks.values()),
+    'inputs_truncated': sum(task.inputs_truncated for task in result.tasks),
+    'contexts': len(result.tasks),
+    'contexts_cut': sum(task.cut > 0 for task in result.tasks),
+    'contexts_with_fewer_shots': sum(task.shots_missing > 0 for task in result.tasks),
+    'scores': result.scores,
+    'tasks': tasks,
+  }
+
+
+def _how(task: EvaluationTask) -> str:
+  """How a task is answered, in the words of a mixture's `answer`."""
+  if task.options is None:
+    return 'generate'
+  return 'rank_mean' if task.normalize_by_target_length else 'rank'
+
+
+def _means(scores: dict[str, Any]) -> str:
+  return ', '.join(f'{metric} {own["all"]:.2f}' for metric, own in scores.items())
+
+
+def _notes(reports: list[dict[str, Any]]) -> Iterator[str]:
+  """What was cut or missing, over all seeds."""
+  total = lambda key: sum(report[key] for report in reports)
+  contexts, instances = total('contexts'), total('instances')
+  if total('contexts_cut') or total('inputs_truncated'):
+    yield (
+      f'cut to the lengths of the run: {total("contexts_cut")} of {contexts} contexts, '
+      f'{total("inputs_truncated")} of {instances} inputs'
+    )
+  if fewer := total('contexts_with_fewer_shots'):
+    yield f'{fewer} of {contexts} contexts show fewer examples than asked for: there are no more'
+
+
 INTERVALS = {'95 %, more instances': 'interval', '95 %, more tasks': 'interval_of_tasks'}
-"""Rows of the table: what the mean might be on further instances of these tasks, or on others."""
+"""Rows of the table: what the mean might be on further instances of these tasks, or on others (by
+categories: on further categories)."""
 
 
 def table(report: dict[str, Any]) -> list[list[str]]:
-  """Rows of cells: a head, a task each, and all instances with their intervals."""
-  scores, tasks = report['scores'], report['tasks']
-  rows = [['task', 'category', 'instances', *scores]]
+  """Rows of cells: a head, a task each, their categories where these are averaged, the mean with
+  its intervals."""
+  scores, tasks = list(report['scores'].values()), report['tasks']
+  rows = [['task', 'category', 'instances', *report['scores']]]
   for name, task in tasks.items():
-    own = (f'{scores[metric]["tasks"][name]:.2f}' for metric in scores)
-    rows.append([name, task['category'], str(task['instances']), *own])
-  every = (f'{scores[metric]["all"]:.2f}' for metric in scores)
-  rows.append(['all instances', '', str(report['instances']), *every])
+    cells = [_cell(own['tasks'].get(name)) for own in scores]
+    rows.append([name, task['category'], str(task['instances']), *cells])
+  if report['average'] == 'categories':
+    for name in dict.fromkeys(task['category'] for task in tasks.values()):
+      rows.append(
+        [f'{name}: mean', '', '', *(_cell(own['categories'].get(name)) for own in scores)]
+      )
+      rows.append([f'{name}: median', '', '', *(_cell(own['medians'].get(name)) for own in scores)])
+    rows.append(['mean of medians', '', '', *(_cell(own['all_of_medians']) for own in scores)])
+  rows.append([_all(report), '', str(report['instances']), *(_cell(own['all']) for own in scores)])
   for name, key in INTERVALS.items():
-    intervals = [scores[metric][key] for metric in scores]
-    rows.append([name, '', '', *(f'{low:.2f} to {high:.2f}' for low, high in intervals)])
+    rows.append([name, '', '', *(_range(own[key]) for own in scores)])
+  return rows
+
+
+def _cell(score: float | None) -> str:
+  return '' if score is None else f'{score:.2f}'
+
+
+def _range(interval: Sequence[float] | None) -> str:
+  return '' if interval is None else f'{interval[0]:.2f} to {interval[1]:.2f}'
+
+
+def _all(report: dict[str, Any]) -> str:
+  """The name of the row of means."""
+  names = {'instances': 'all instances', 'tasks': 'mean of tasks', 'categories': 'mean of means'}
+  return names[report['average']]
+
+
+def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
+  """Of each metric, and of each of its tasks: the score by seed, its mean, worst and deviation."""
+
+  def spread(values: list[float]) -> dict[str, Any]:
+    by_seed = {str(report['seed']): value for report, value in zip(reports, values, strict=True)}
+    deviation = float(np.std(values, ddof=1))
+    return {
+      'mean': float(np.mean(values)),
+      'worst': min(values),
+      'std': deviation,
+      'seeds': by_seed,
+    }
+
+  first = reports[0]
+  return {
+    'seeds': [report['seed'] for report in reports],
+    'instances': first['instances'],
+    'scores': {
+      metric: {
+        **spread([report['scores'][metric]['all'] for report in reports]),
+        'tasks': {
+          name: spread([report['scores'][metric]['tasks'][name] for report in reports])
+          for name in own['tasks']
+        },
+      }
+      for metric, own in first['scores'].items()
+    },
+    'tasks': {
+      name: {key: task[key] for key in ('category', 'answers', 'instances')}
+      for name, task in first['tasks'].items()
+    },
+  }
+
+
+def table_over_seeds(report: dict[str, Any]) -> list[list[str]]:
+  """Rows of cells: a head, a task each, and the mean: over the seeds their mean and worst."""
+  scores, tasks = report['scores'], report['tasks']
+  heads = [f'{metric}{what}' for metric in scores for what in ('', ' (worst)', ' (std)')]
+  rows = [['task', 'category', 'instances', *heads]]
+  cells = lambda own: [_cell(own.get(key)) for key in ('mean', 'worst', 'std')]
+  for name, task in tasks.items():
+    every = (cell for own in scores.values() for cell in cells(own['tasks'].get(name, {})))
+    rows.append([name, task['category'], str(task['instances']), *every])
+  every = (cell for own in scores.values() for cell in cells(own))
+  rows.append([_all(report), '', str(report['instances']), *every])
   return rows
 
 

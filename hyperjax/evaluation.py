@@ -1,8 +1,9 @@
 """Evaluation: phi is written once for a task, then all its questions are answered under it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +28,12 @@ def others(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[np.ndarray | 
   A control: what is left of a score is not due to the context (papers' guard, D.3).
   """
   rng = np.random.default_rng(seed)
-  result: list[np.ndarray | None] = []
-  for task in tasks:
-    strangers = [t for t in tasks if t.category != task.category]
-    strangers = strangers or [t for t in tasks if t.name != task.name]
-    if not strangers:
-      raise InputError('the wrong-context control needs a second task')
-    result.append(strangers[rng.integers(len(strangers))].context)
-  return result
+  categories = len({task.category for task in tasks})
+  kinds = [task.category if categories > 1 else task.name for task in tasks]
+  strangers = {own: [t for t, kind in zip(tasks, kinds) if kind != own] for own in set(kinds)}
+  if not all(strangers.values()):
+    raise InputError('the wrong-context control needs a second task')
+  return [strangers[kind][rng.integers(len(strangers[kind]))].context for kind in kinds]
 
 
 def nobody(tasks: Sequence[EvaluationTask], seed: int = 0) -> list[np.ndarray | None]:
@@ -62,11 +61,18 @@ def evaluate(
   batch_size: int = 32,
   max_length: int | None = None,
   seed: int = 0,
+  average: str = 'instances',
 ) -> Result:
   """Adapts to each task once, answers its inputs, and scores the answers.
 
+  Where a task has options the answer is the one of the largest log-probability; else it is written.
+  Tasks of one question each are adapted to and answered side by side.
+
   Args:
     contexts: whose context each phi is written from; the controls differ in this alone.
+    strategy: of answers that are written.
+    batch_size: rows of the decoder: answers, or options.
+    average: what the scores are the mean of (metrics.AVERAGES).
     max_length: of answers, in tokens; None: the run's length of targets.
     seed: of sampling, and of who gets whose context.
 
@@ -77,41 +83,93 @@ def evaluate(
     raise InputError('there are no tasks with questions to evaluate')
   write = writer(run)
   shapes = one_shape(tasks, batch_size, run.lengths['inputs'])
-  predictions = []
-  for i, (task, context) in enumerate(zip(tasks, contexts(tasks, seed), strict=True)):
-    phi = None if context is None else write(context)
-    rng = jax.random.fold_in(jax.random.key(seed), i)
-    predictions.append(answer(run, task.inputs, phi, shapes, strategy, max_length, rng))
-  return Result(tasks, predictions, metrics.table(tasks, predictions))
+  predictions: list[list[str]] = []
+  for some in _side_by_side(list(zip(tasks, contexts(tasks, seed), strict=True)), batch_size):
+    phi = None if some[0][1] is None else write(*(context for _, context in some))
+    rng = jax.random.fold_in(jax.random.key(seed), len(predictions))
+    predictions += _answers([task for task, _ in some], run, phi, shapes, strategy, max_length, rng)
+  return Result(tasks, predictions, metrics.table(tasks, predictions, average))
+
+
+Adaptation = tuple[EvaluationTask, np.ndarray | None]
+"""Questions, and the context that phi is written from."""
+
+
+def _side_by_side(adaptations: Sequence[Adaptation], rows: int) -> Iterator[list[Adaptation]]:
+  """Tasks of one question each together, so many that they fill the rows; all others alone."""
+  for kind, group in itertools.groupby(adaptations, _kind):
+    some = list(group)
+    at_once = max(1, rows // max(1, kind.options)) if kind.alone else 1
+    for start in range(0, len(some), at_once):
+      yield some[start : start + at_once]
+
+
+class _Kind(NamedTuple):
+  """What tasks must share to be answered side by side."""
+
+  alone: bool
+  options: int
+  normalize: bool
+  adapted: bool
+
+
+def _kind(adaptation: Adaptation) -> _Kind:
+  task, context = adaptation
+  options = max(map(len, task.options or [()]), default=0)
+  normalize = task.normalize_by_target_length
+  return _Kind(len(task.inputs) == 1, options, normalize, context is not None)
+
+
+def _answers(
+  tasks: Sequence[EvaluationTask],
+  run: runs.Run,
+  phi: peft.Phi | None,
+  shapes: decoding.Shapes,
+  strategy: decoding.Strategy,
+  max_length: int | None,
+  rng: jax.Array,
+) -> list[list[str]]:
+  """The answers of a task, or of several of one question each, under a phi of as many contexts."""
+  inputs = [tokens for task in tasks for tokens in task.inputs]
+  if not inputs:
+    return [[] for _ in tasks]
+  if tasks[0].options is not None:
+    options = [each for task in tasks for each in task.options or ()]
+    answers = rank(run, inputs, options, phi, shapes, tasks[0].normalize_by_target_length)
+  else:
+    answers = answer(run, inputs, phi, shapes, strategy, max_length, rng)
+  return [answers] if len(tasks) == 1 else [[each] for each in answers]
 
 
 def one_shape(tasks: Sequence[EvaluationTask], batch_size: int, length: int) -> decoding.Shapes:
   """One shape that suits all tasks, so that answering compiles once.
 
-  Rows are so many that the largest task fills its batches evenly; inputs are as long as the longest
-  one, rounded up to a multiple of 8.
+  Rows are so many that the largest task fills its batches evenly (tasks of one question count
+  together); inputs are as long as the longest one, rounded up to a multiple of 8.
   """
   if batch_size < 1:
     raise InputError(f'batch_size is {batch_size}; give 1 or more')
-  most = max(len(task.inputs) for task in tasks)
+  counts = [len(task.inputs) for task in tasks]
+  most = max(*counts, counts.count(1))
   batches = -(-most // batch_size)
   longest = max(len(tokens) for task in tasks for tokens in task.inputs)
   return decoding.Shapes((-(-most // batches),), (min(length, 8 * max(1, -(-longest // 8))),))
 
 
-def writer(run: runs.Run) -> Callable[[np.ndarray], peft.Phi | None]:
-  """A function from the tokens of one context to its phi, compiled once."""
+def writer(run: runs.Run) -> Callable[..., peft.Phi | None]:
+  """A function from the tokens of contexts to their phi; compiled once for a number of them."""
   hypermodel = run.model.hypermodel
   if hypermodel is None:
-    return lambda context: None
+    return lambda *contexts: None
   generate = jax.jit(hypermodel.generate)
   length = run.lengths.get('hyper_inputs', 1)
 
-  def write(context: np.ndarray) -> peft.Phi:
-    if len(context) > length:
-      raise InputError(f'a context has {len(context)} tokens, the run {length} (hyper_inputs)')
-    tokens = np.zeros((1, length), np.int32)
-    tokens[0, : len(context)] = context
+  def write(*contexts: np.ndarray) -> peft.Phi:
+    tokens = np.zeros((len(contexts), length), np.int32)
+    for row, context in zip(tokens, contexts):
+      if len(context) > length:
+        raise InputError(f'a context has {len(context)} tokens, the run {length} (hyper_inputs)')
+      row[: len(context)] = context
     return generate(run.params, {'hyper_input_tokens': tokens})
 
   return write
@@ -126,7 +184,7 @@ def answer(
   max_length: int | None = None,
   rng: jax.Array | None = None,
 ) -> list[str]:
-  """The answers to inputs (tokens) under one phi, as text."""
+  """The answers to inputs (tokens) as text, under one context or under one for each."""
   tokens, _ = decoding.answers(
     run.model.downstream,
     run.params['downstream'],
@@ -139,6 +197,36 @@ def answer(
     rng=rng,
   )
   return [run.vocabulary.decode(row) for row in tokens]
+
+
+def rank(
+  run: runs.Run,
+  inputs: Sequence[np.ndarray],
+  options: Sequence[Sequence[str]],
+  phi: peft.Phi | None,
+  shapes: decoding.Shapes,
+  normalize_by_target_length: bool = False,
+) -> list[str]:
+  """The option of the largest log-probability, EOS included, of each input; of equals the first.
+
+  Rank classification as T0 does it: the sum over the option's tokens, or their mean.
+  """
+  eos = np.array([run.vocabulary.eos_id], np.int32)
+  texts = list(dict.fromkeys(text for each in options for text in each))
+  ids = {
+    text: np.concatenate([tokens, eos])
+    for text, tokens in zip(texts, run.vocabulary.encode_many(texts))
+  }
+  scores = decoding.rank(
+    run.model.downstream,
+    run.params['downstream'],
+    inputs,
+    [[ids[text] for text in each] for each in options],
+    shapes,
+    phi,
+    mean=normalize_by_target_length,
+  )
+  return [each[int(np.argmax(own))] for each, own in zip(options, scores, strict=True)]
 
 
 # -- Baselines that need no model -----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Evaluation: phi once a task, its answers scored, and controls that differ in one argument."""
 
 import collections
+import dataclasses
 import pathlib
 
 import jax
@@ -172,6 +173,74 @@ def test_beams_and_lengths_reach_the_decoder(run, tasks):
     evaluation.evaluate(run, tasks, strategy=decoding.Sampling(2.0), seed=seed).predictions
   )
   assert draw(1) == draw(1) != draw(2)
+
+
+# -- Options ---------------------------------------------------------------------------------------
+
+
+OPTIONS = [('the dog', 'dog'), ('white horse', 'plum', 'eats'), ('new', 'the old bird reads')]
+
+
+def expected_choices(run, task, mean: bool) -> list[str]:
+  """One option at a time, straight from the logits."""
+  phi = evaluation.writer(run)(task.context)
+  chosen = []
+  for x, options in zip(task.inputs, task.options):
+    scores = []
+    for option in options:
+      target = np.append(run.vocabulary.encode(option), 1)[None]
+      batch = {
+        'encoder_input_tokens': x[None],
+        'decoder_input_tokens': np.pad(target, [(0, 0), (1, 0)])[:, :-1],
+      }
+      logits = run.model.logits(run.params, jax.tree.map(jnp.asarray, batch), phi)
+      each = np.take_along_axis(jax.nn.log_softmax(logits)[0], target[0][:, None], axis=1)
+      scores.append(each.mean() if mean else each.sum())
+    chosen.append(options[int(np.argmax(scores))])
+  return chosen
+
+
+@pytest.mark.parametrize('mean', [False, True])
+def test_the_option_of_the_largest_log_probability_is_chosen(run, tasks, mean):
+  """The sum with EOS, as T0 does; or the mean. Numbers of options may differ."""
+  made = [
+    dataclasses.replace(
+      each,
+      options=[OPTIONS[(i + j) % 3] for j in range(len(each.inputs))],
+      normalize_by_target_length=mean,
+      metrics=('accuracy',),
+    )
+    for i, each in enumerate(tasks)
+  ]
+  for batch_size in (2, 7):
+    found = evaluation.evaluate(run, made, batch_size=batch_size).predictions
+    assert found == [expected_choices(run, each, mean) for each in made]
+  unlike = evaluation.evaluate(
+    run, [dataclasses.replace(each, normalize_by_target_length=not mean) for each in made]
+  )
+  assert unlike.predictions != found
+
+
+@pytest.mark.parametrize('options', [None, OPTIONS[1]])
+def test_questions_with_contexts_of_their_own_are_answered_side_by_side(root, run, tasks, options):
+  """As each of them alone; they are one task in the table."""
+  shown = [('red apple', 'green'), ('one two', 'three four'), ('dog', 'eats'), ('plum', 'new')]
+  made = [
+    dataclasses.replace(
+      task(root, 'first', 'A', pair, [x]), options=None if options is None else [options]
+    )
+    for pair, x in zip(shown, ['a big cat', 'plum', 'bird in', 'melon'])
+  ]
+  result = evaluation.evaluate(run, [*made, tasks[1]], batch_size=9 if options else 3)
+  alone = [evaluation.evaluate(run, [each]).predictions[0] for each in [*made, tasks[1]]]
+  assert result.predictions == alone
+  phi = evaluation.writer(run)(made[0].context)
+  with pytest.raises(InputError, match='2 contexts for 3 inputs'):
+    phi = evaluation.writer(run)(made[0].context, made[1].context)
+    evaluation.answer(run, tasks[0].inputs, phi, decoding.Shapes.up_to(8, 9))
+  assert set(result.scores['rouge_l']['tasks']) == {'first', 'second'}
+  if options is None:
+    assert len({each[0] for each in alone}) > 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from rouge_score import rouge_scorer
 
 from hyperjax import errors, metrics
@@ -82,3 +83,66 @@ def test_missing_predictions_are_refused():
     metrics.rouge_l(PREDICTIONS[:5], REFERENCES)
   with pytest.raises(errors.InputError, match='0 predictions for 0 instances'):
     metrics.exact_match([], [])
+
+
+@pytest.mark.parametrize(
+  'said,labels',
+  [
+    ('aabbcc', 'abcabc'),
+    ('aaaaaa', 'abcabc'),
+    ('xyxyab', 'ababab'),  # labels that nobody asked for are wrong, and no classes of their own
+    ('bbbbbb', 'aaaaaa'),
+    ('abcabc', 'abcabc'),
+  ],
+)
+def test_macro_f1_is_scikit_learn_s_over_the_labels_that_occur(said, labels):
+  expected = sklearn.metrics.f1_score(
+    list(labels), list(said), labels=sorted(set(labels)), average='macro', zero_division=0
+  )
+  found = metrics.macro_f1([f' {y} ' for y in said], [(f'{y}\n',) for y in labels])
+  assert found == pytest.approx(100 * expected)
+
+
+def answered(name: str, category: str, answers: str, *metric: str) -> tuple[EvaluationTask, list]:
+  """A task whose references are all `a`."""
+  references = [('a',)] * len(answers)
+  inputs = [NOTHING] * len(answers)
+  return EvaluationTask(name, category, NOTHING, inputs, references, metrics=metric), list(answers)
+
+
+def test_templates_are_averaged_by_data_set_and_data_sets_alike():
+  """P3's number: of each data set the mean, or median, over its templates; then over data sets."""
+  tasks, answers = zip(
+    answered('r1', 'rte', 'aaaa', 'accuracy'),
+    answered('r2', 'rte', 'ab', 'accuracy'),
+    answered('r3', 'rte', 'aaab', 'accuracy'),
+    answered('c1', 'cb', 'bbbba', 'accuracy'),
+  )
+  table = metrics.table(tasks, answers, 'categories')['accuracy']
+  assert table['tasks'] == {'r1': 100, 'r2': 50, 'r3': 75, 'c1': 20}
+  assert table['categories'] == {'rte': 75, 'cb': 20} == table['medians']
+  assert table['all'] == table['all_of_medians'] == 47.5
+  low, high = table['interval']
+  assert low < 47.5 < high and high - low < 60
+  assert metrics.table(tasks, answers)['accuracy']['all'] == pytest.approx(100 * 9 / 15)
+  more, said = answered('r1', 'rte', 'b' * 12, 'accuracy')  # questions with contexts of their own
+  tasks, answers = (*tasks[:2], tasks[3], more), (*answers[:2], answers[3], said)
+  table = metrics.table(tasks, answers, 'categories')['accuracy']
+  assert table['tasks']['r1'] == 25 and table['medians']['rte'] == 37.5
+
+
+def test_tasks_with_scores_of_their_own_are_averaged_by_task():
+  """MetaICL's number: Macro-F1 of classification tasks, another score of the others."""
+  tasks, answers = zip(
+    answered('x', 'c', 'aaab', 'macro_f1', 'accuracy'), answered('y', 'g', 'ab', 'rouge_l')
+  )
+  table = metrics.table(tasks, answers, 'tasks')
+  f1 = 100 * 2 * 3 / 7
+  assert list(table) == ['score', 'macro_f1', 'accuracy', 'rouge_l']
+  assert table['score']['tasks'] == {'x': pytest.approx(f1), 'y': 50}
+  assert table['score']['all'] == pytest.approx((f1 + 50) / 2)
+  assert table['macro_f1']['all'] == pytest.approx(f1) and table['accuracy']['all'] == 75
+  assert table['score']['interval'] is None and table['accuracy']['interval'] is not None
+  assert set(table['rouge_l']['tasks']) == {'y'}
+  with pytest.raises(errors.InputError, match="average is 'all'"):
+    metrics.table(tasks, answers, 'all')
