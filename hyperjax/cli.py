@@ -1,14 +1,16 @@
 """What every verb does around its work: flags, and errors that are one sentence."""
 
+import functools
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from hyperjax.errors import InputError
+from hyperjax.errors import InputError, Note
 
 FLAGS = flags.FLAGS
 
@@ -21,6 +23,7 @@ def run(main: Callable[[], None]) -> None:
       fail(f'{argv[1]!r} is not a flag; flags start with --')
     if not FLAGS['verbosity'].present:  # Orbax tells its whole life at INFO
       logging.set_verbosity(logging.WARNING)
+    warnings.showwarning = functools.partial(_show, warnings.showwarning)
     try:
       main()
     except InputError as error:
@@ -54,6 +57,14 @@ def call(function: Callable, **arguments: Any) -> Any:
 
   bindings.check_reached(function, FLAGS.gin_bindings)
   return function(**bindings.build(function, arguments))
+
+
+def _show(others: Callable, message: Warning | str, category: type[Warning], *place: Any) -> None:
+  """A Note as one line; any other warning as it was shown before."""
+  if issubclass(category, Note):
+    print(f'note: {message}', file=sys.stderr, flush=True)
+  else:
+    others(message, category, *place)
 
 
 def fail(message: str) -> typing.NoReturn:

@@ -1,8 +1,10 @@
 """Tasks as text, what a context shows of them, and what is asked."""
 
 import dataclasses
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from hyperjax.episodes import EvaluationTask, Example, FewShotEpisodes, TaskExam
 from hyperjax.vocabulary import Vocabulary
 
 ANSWERS = ('generate', 'rank', 'rank_mean')
+MISSING = ('error', 'skip')
 CONTEXTS = ('task', 'per_example', 'eval_split')
 
 
@@ -74,20 +77,60 @@ def seeded(seed: int, name: str) -> np.random.Generator:
   return np.random.default_rng((seed, zlib.crc32(name.encode())))
 
 
+def check(mixture: Any, least: Mapping[str, int]) -> None:
+  """InputError where a number of a mixture is less than it may be, or `missing` is no rule."""
+  for name, value in least.items():
+    given = getattr(mixture, name)
+    if given is not None and given < value:
+      raise errors.InputError(f'{type(mixture).__name__}.{name} is {given}; give {value} or more')
+  if getattr(mixture, 'missing', 'error') not in MISSING:
+    raise errors.InputError(f'missing is {mixture.missing!r}; give one of {", ".join(MISSING)}')
+  if getattr(mixture, 'contexts', 'task') not in CONTEXTS:
+    raise errors.InputError(f'contexts is {mixture.contexts!r}; give one of {", ".join(CONTEXTS)}')
+
+
+def present(wanted: Sequence[str], there: Container[str], file: str, missing: str) -> list[str]:
+  """Those of the wanted tasks that are there: all, or under missing='skip' as many as there are."""
+  absent = [name for name in wanted if name not in there]
+  if not absent:
+    return list(wanted)
+  some = ', '.join(absent[:3]) + (', …' if len(absent) > 3 else '')
+  said = f'{len(absent)} of {len(wanted)} tasks have no {file}: {some}'
+  if missing == 'error' or len(absent) == len(wanted):
+    raise errors.InputError(
+      f"{said}; put the files there, or set missing='skip' (MIXTURE_ARGUMENTS) to do without"
+    )
+  warnings.warn(f'{said}; they are left out', errors.Note, stacklevel=3)
+  return [name for name in wanted if name in there]
+
+
+def told_apart(
+  tasks: Iterable[TaskExamples], keep: Callable[[TaskExamples], bool], why: str
+) -> Iterator[TaskExamples]:
+  """The tasks to keep; it is told which are left out, and why."""
+  out = []
+  for task in tasks:
+    if keep(task):
+      yield task
+    else:
+      out.append(task.name)
+  if out:
+    warnings.warn(f'{len(out)} tasks are left out, whose {why}: {", ".join(out)}', errors.Note, 3)
+
+
 # --- For training ---------------------------------------------------------------------------------
 
 
 def few_shot_episodes(
-  cards: Iterable[Card],
+  tasks: tuple[TaskExamples, ...],
   assembly: Assembly,
   vocabulary: Vocabulary,
   lengths: Mapping[str, int],
   targets_per_context: int,
-  rates: Callable[[tuple[TaskExamples, ...]], Sequence[float]] | None = None,
+  rates: Sequence[float] | None = None,
   relabel: Callable[[np.random.Generator, int, list[Example]], list[Example]] | None = None,
 ) -> FewShotEpisodes:
-  """The episodes over tokenised cards; see FewShotEpisodes."""
-  tasks = tokenised(vocabulary, cards)
+  """The episodes over tasks; see FewShotEpisodes."""
   return FewShotEpisodes(
     tasks,
     vocabulary,
@@ -95,7 +138,7 @@ def few_shot_episodes(
     shots=assembly.shots,
     positives=assembly.positives,
     definition=assembly.definition,
-    rates=None if rates is None else tuple(rates(tasks)),
+    rates=None if rates is None else tuple(rates),
     targets_per_context=targets_per_context,
     join_context=assembly.join_context,
     relabel=relabel,
@@ -148,8 +191,6 @@ def in_contexts(
   `contexts`: 'task', one set of examples, drawn by (task, seed), for all questions; 'per_example',
   a set for each question; 'eval_split', a set for each question of the other questions.
   """
-  if contexts not in CONTEXTS:
-    raise errors.InputError(f'contexts is {contexts!r}; give one of {", ".join(CONTEXTS)}')
   rng = seeded(seed, card.name)
   if contexts == 'task':
     asked = [each.input for each in card.instances]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperjax import errors
+from hyperjax.sources import formats
 
 VARIABLE = 'HYPERJAX_DATA'
 DataDir = str | os.PathLike | None
@@ -68,13 +69,26 @@ def _not_utf8(path: pathlib.Path, number: int, error: UnicodeDecodeError) -> str
 
 
 def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """The objects of a JSONL file, each with its place ("file line 3") for messages."""
+  """The objects of a JSONL, Parquet or TFRecord file, each with its place ("file line 3")."""
   where = None
+  for where, record in _read(path):
+    yield where, record
+  if where is None:
+    raise errors.InputError(f'{path} is empty: expected one JSON object a line, or a row')
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  if path.suffix == '.parquet':
+    return formats.parquet(path)
+  if '.tfrecord' in path.name:
+    return formats.tfrecord(path)
+  return _json_lines(path)
+
+
+def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   for number, text in lines(path):
     where = f'{path} line {number}'
     yield where, _object(_parsed(text, path, number), where)
-  if where is None:
-    raise errors.InputError(f'{path} is empty: expected one JSON object a line')
 
 
 def document(path: pathlib.Path) -> dict[str, Any]:

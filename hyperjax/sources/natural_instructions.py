@@ -129,11 +129,7 @@ class NaturalInstructions:
   folder: str | None = None
 
   def __post_init__(self):
-    for name, least in (('positives', 0), ('shots', 0), ('instances', 1), ('evaluated', 1)):
-      if getattr(self, name) < least:
-        raise errors.InputError(
-          f'NaturalInstructions.{name} is {getattr(self, name)}; give {least} or more'
-        )
+    cards.check(self, {'positives': 0, 'shots': 0, 'instances': 1, 'evaluated': 1})
 
   @property
   def assembly(self) -> cards.Assembly:
@@ -177,7 +173,8 @@ class NaturalInstructions:
         f'split {split} has no instances: no training task has more than {self.instances};'
         ' lower NaturalInstructions.instances'
       )
-    return cards.few_shot_episodes(made, self.assembly, vocabulary, lengths, targets_per_context)
+    tasks = cards.tokenised(vocabulary, made)
+    return cards.few_shot_episodes(tasks, self.assembly, vocabulary, lengths, targets_per_context)
 
   def evaluation_tasks(
     self,

@@ -1,0 +1,70 @@
+"""Rows of Parquet and TFRecord files; their libraries are imported when such a file is read."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from hyperjax import errors
+
+LISTS = ('answer_choices', 'idx', 'inputs', 'targets')
+"""Fields of P3's TFRecords that are lists; others hold one value."""
+
+
+def parquet(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The rows of a Parquet file, each with its place ("file row 3") for messages."""
+  try:
+    from pyarrow import ArrowException
+    from pyarrow import parquet as reader
+  except ImportError as error:
+    raise errors.InputError(
+      f'{path} needs pyarrow to be read: pip install "hyperjax[parquet]"'
+    ) from error
+  number = 0
+  try:
+    for batch in reader.ParquetFile(path).iter_batches():
+      for row in batch.to_pylist():
+        number += 1
+        yield f'{path} row {number}', row
+  except (ArrowException, OSError, ValueError) as error:
+    raise errors.InputError(
+      f'{path}: damaged after row {number} ({_first_line(error)}); fetch the file again'
+    ) from error
+
+
+def tfrecord(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The tf.train.Examples of a TFRecord file, bytes as text, each with its place."""
+  try:
+    import tensorflow as tf
+  except ImportError as error:
+    raise errors.InputError(
+      f'{path} needs TensorFlow to be read: pip install "hyperjax[seqio]", or export it as JSONL'
+      ' or Parquet'
+    ) from error
+  number = 0
+  try:
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      number += 1
+      where = f'{path} record {number}'
+      features = tf.train.Example.FromString(record).features.feature
+      yield where, {name: _value(name, feature, where) for name, feature in features.items()}
+  except errors.InputError:
+    raise
+  except Exception as error:  # of TensorFlow and of protobuf, which have no base of their own
+    raise errors.InputError(
+      f'{path}: damaged after record {number} ({_first_line(error)}); fetch the file again'
+    ) from error
+
+
+def _value(name: str, feature: Any, where: str) -> Any:
+  kind = feature.WhichOneof('kind')
+  values = [] if kind is None else list(getattr(feature, kind).value)
+  if kind == 'bytes_list':
+    try:
+      values = [value.decode() for value in values]
+    except UnicodeDecodeError as error:
+      raise errors.InputError(f'{where}: field "{name}" is not UTF-8 ({error.reason})') from error
+  return values if name in LISTS or len(values) != 1 else values[0]
+
+
+def _first_line(error: BaseException) -> str:
+  return str(error).partition('\n')[0]
