@@ -249,6 +249,11 @@ class Live:
     return getattr(self._own, 'seeds', (0,))
 
   @property
+  def eval_split(self) -> str:
+    """The split that the mixture is evaluated on, if nobody says another."""
+    return getattr(self._own, 'eval_split', 'test')
+
+  @property
   def recipe(self) -> Any:
     """The class and the fields of the mixture, as JSON."""
     return records.to_json(self._own, 'a report')
@@ -324,12 +329,17 @@ class Live:
 
   def evaluation_tasks(
     self,
-    split: str = 'test',
-    seed: int = 0,
+    split: str | None = None,
+    seed: int | None = None,
     limit: int | None = None,
     wrong_context: bool = False,
   ) -> list[EvaluationTask]:
-    """What to answer, task by task: `limit` instances of each; see NaturalInstructions."""
+    """What to answer, task by task: `limit` instances of each; see NaturalInstructions.
+
+    Without `split` or `seed`, the mixture's own split, and the first of its seeds.
+    """
+    split = self.eval_split if split is None else split
+    seed = self.seeds[0] if seed is None else seed
     if limit is not None and limit < 1:
       raise errors.InputError(f'limit is {limit}; give 1 or more instances of each task, or None')
     if seed < 0:

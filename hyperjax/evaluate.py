@@ -16,7 +16,7 @@ from hyperjax.errors import InputError
 def evaluate(
   model_dir: str,
   mixture: Any,
-  split: str = 'test',
+  split: str | None = None,
   step: int | None = None,
   context: str = 'own',
   arguments: dict[str, Any] | None = None,
@@ -30,6 +30,7 @@ def evaluate(
   """Answers a mixture's held-out tasks and writes the scores beside the run.
 
   Args:
+    split: None: the mixture's own ('validation' of P3, 'test' of others).
     context: whose context phi is written from: 'own', 'wrong' (another task's) or 'none'.
     limit: instances per task.
     batch_size: rows of the decoder: answers that are written, or options that are ranked.
@@ -53,6 +54,7 @@ def evaluate(
     data_dir=data_dir,
     arguments=arguments,
   )
+  split = live.eval_split if split is None else split
   seeds = live.seeds if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
   if not seeds or len(set(seeds)) < len(seeds):
     raise InputError(f'RANDOM_SEED is {list(seeds)}; give one number, or several different ones')

@@ -85,6 +85,11 @@ class Vocabulary:
     return inside
 
   @functools.cached_property
+  def words(self) -> list[str]:
+    """The pieces that begin a word, without sentencepiece's ▁, in the order of their ids."""
+    return [self._spelled(int(i)) for i in np.flatnonzero(self.begins_word)]
+
+  @functools.cached_property
   def begins_word(self) -> np.ndarray:
     """[pieces], bool: whether a piece begins a word, as sentencepiece's ▁ says."""
     pieces = self._processor.id_to_piece(list(range(self.pieces)))

@@ -4,6 +4,6 @@ No file is opened until a dataset is asked for: data are found under HYPERJAX_DA
 is the one that HYPERJAX_VOCABULARY names.
 """
 
-from tasks import c4, natural_instructions
+from tasks import c4, metaicl, natural_instructions, p3
 
-__all__ = ['c4', 'natural_instructions']
+__all__ = ['c4', 'metaicl', 'natural_instructions', 'p3']

@@ -204,7 +204,8 @@ def _evaluated(mixture, split, lengths, data_dir) -> list[Row]:
   if not hasattr(mixture, 'evaluation_tasks'):
     episodes = _episodes(mixture, split, lengths, data_dir)
     return [_episode(episodes(0, n)) for n in range(episodes.windows.count)]
-  tasks = mixture.evaluation_tasks(data_dir, vocabulary, dict(lengths), split)
+  seed = getattr(mixture, 'seeds', (0,))[0]
+  tasks = mixture.evaluation_tasks(data_dir, vocabulary, dict(lengths), split, seed)  # type: ignore
   return [
     {
       'task_id': np.int32(i),

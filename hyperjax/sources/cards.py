@@ -94,8 +94,7 @@ def present(wanted: Sequence[str], there: Container[str], file: str, missing: st
   absent = [name for name in wanted if name not in there]
   if not absent:
     return list(wanted)
-  some = ', '.join(absent[:3]) + (', …' if len(absent) > 3 else '')
-  said = f'{len(absent)} of {len(wanted)} tasks have no {file}: {some}'
+  said = f'{len(absent)} of {len(wanted)} tasks have no {file}: {_some(absent, 3)}'
   if missing == 'error' or len(absent) == len(wanted):
     raise errors.InputError(
       f"{said}; put the files there, or set missing='skip' (MIXTURE_ARGUMENTS) to do without"
@@ -114,8 +113,18 @@ def told_apart(
       yield task
     else:
       out.append(task.name)
-  if out:
-    warnings.warn(f'{len(out)} tasks are left out, whose {why}: {", ".join(out)}', errors.Note, 3)
+  tell(out, why)
+
+
+def tell(left_out: Sequence[str], why: str) -> None:
+  """Notes which tasks are left out, if any."""
+  if left_out:
+    said = f'{len(left_out)} tasks are left out, which {why}: {_some(left_out)}'
+    warnings.warn(said, errors.Note, stacklevel=3)
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+  return ', '.join(names[:most]) + (', …' if len(names) > most else '')
 
 
 # --- For training ---------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ FOLDERS = ('p3', 'P3', '.')
 
 SPLITS = ('train', 'validation', 'test')
 SCORE_EVAL = '_score_eval'
+SHORT = 320
+"""Tokens of the mean input: prompts with fewer are trained on (HyperTuning, appendix A.1)."""
+
 T0_CAP = 500_000
 """Data sets of more examples count as this many, shared by their prompts (T0)."""
 
@@ -125,17 +128,18 @@ def held_out() -> tuple[str, ...]:
 SETS = {'t0_train': t0_train, 'held_out': held_out, 'section_6': lambda: SECTION_6}
 
 
-def rates(names: Sequence[str], counts: Sequence[int]) -> list[float]:
+def rates(names: Sequence[str], counts: Mapping[str, int] | None = None) -> list[float]:
   """How often T0 draws from tasks: as often as the data set has examples; above 500,000 a share of
-  these for each of its prompts. `counts` stand in for tasks that T0 does not know."""
-  table = prompts()
-  shared = Counter(prompt.dataset for prompt in table.values())
-  result = []
-  for name, count in zip(names, counts, strict=True):
-    prompt = table.get(name)
-    size = float(count if prompt is None or prompt.size is None else prompt.size)
-    result.append(T0_CAP / shared[prompt.dataset] if prompt and size > T0_CAP else size)
-  return result
+  these for each of its prompts. `counts` are for tasks that T0 does not know."""
+  shared = Counter(prompt.dataset for prompt in prompts().values())
+  return [_rate(name, shared, counts or {}) for name in names]
+
+
+def _rate(name: str, shared: Mapping[str, int], counts: Mapping[str, int]) -> float:
+  prompt = prompts().get(name)
+  if prompt is None or prompt.size is None:
+    return float(counts[name])
+  return float(prompt.size if prompt.size <= T0_CAP else T0_CAP / shared[prompt.dataset])
 
 
 # --- The files ------------------------------------------------------------------------------------
@@ -234,7 +238,8 @@ _FORMS = tuple(
 
 def _found(path: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
   found: dict[tuple[str, str], list[pathlib.Path]] = {}
-  for folder, _, names in sorted(os.walk(path, followlinks=True)):
+  for folder, inside, names in os.walk(path, followlinks=True):
+    inside[:] = sorted(set(inside) - {'raw'})  # the data sets themselves, under no prompt
     for name in sorted(names):
       place = (pathlib.Path(folder) / name).relative_to(path).as_posix()
       for match in filter(None, (form.search(place) for form in _FORMS)):
@@ -331,9 +336,10 @@ class P3:
     targets_per_context: int = 1,
   ) -> FewShotEpisodes:
     tasks = cards.tokenised(vocabulary, self.cards(data_dir, split))
-    kept = tuple(cards.told_apart(tasks, self._short, 'inputs are too long in the mean'))
-    counts = [len(task.examples) for task in kept]
-    own = rates([task.name for task in kept], counts)
+    why = f'have inputs of {self.max_mean_input} tokens or more in the mean'
+    kept = tuple(cards.told_apart(tasks, self._short, why))
+    counts = {task.name: len(task.examples) for task in kept}
+    own = rates(list(counts), counts)
     return cards.few_shot_episodes(
       kept, self.assembly, vocabulary, lengths, targets_per_context, own
     )

@@ -1,0 +1,261 @@
+"""Symbol tuning: labels replaced by arbitrary symbols, which only the context's examples tell."""
+
+import dataclasses
+import string
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hyperjax import errors
+from hyperjax.episodes import EvaluationTask, Example, FewShotEpisodes
+from hyperjax.sources import cards
+from hyperjax.sources.cards import Asked, Card, Instance
+from hyperjax.sources.files import DataDir
+from hyperjax.vocabulary import Vocabulary
+
+LABELS = ('symbols', 'natural')
+HELD_OUT = (
+  'subj',
+  'tweet_eval-hate',
+  'tweet_eval-stance_abortion',
+  'tweet_eval-stance_atheism',
+  'tweet_eval-stance_feminist',
+  'tweet_eval-stance_hillary',
+  'ade_corpus_v2-classification',
+)
+"""Evaluation tasks of the paper, as far as CrossFit has them under these names."""
+
+
+# --- Symbols --------------------------------------------------------------------------------------
+
+
+def symbols(
+  rng: np.random.Generator, count: int, training: bool, words: Sequence[str], taken: Iterable[str]
+) -> list[str]:
+  """Different symbols: an integer, a combination of letters or a word each, none of them `taken`.
+
+  No symbol of training is one of evaluation: the parity of their checksums tells.
+  """
+  taken = {label.lower() for label in taken}
+  drawn: dict[str, None] = {}
+  while len(drawn) < count:
+    symbol = _KINDS[int(rng.integers(len(_KINDS)))](rng, words)
+    if is_for_training(symbol) == training and symbol.lower() not in taken:
+      drawn[symbol] = None
+  return list(drawn)
+
+
+def is_for_training(symbol: str) -> bool:
+  """Which half of all symbols one belongs to."""
+  return zlib.crc32(symbol.encode()) % 2 == 0
+
+
+def _integer(rng: np.random.Generator, words: Sequence[str]) -> str:
+  return str(int(rng.integers(100_000)))
+
+
+def _letters(rng: np.random.Generator, words: Sequence[str]) -> str:
+  return ''.join(rng.choice(list(string.ascii_lowercase), int(rng.integers(3, 6))))
+
+
+def _word(rng: np.random.Generator, words: Sequence[str]) -> str:
+  return str(words[int(rng.integers(len(words)))]) if words else _letters(rng, words)
+
+
+_KINDS: tuple[Callable[[np.random.Generator, Sequence[str]], str], ...] = (
+  _integer,
+  _letters,
+  _word,
+)
+
+
+# --- Tasks with labels ----------------------------------------------------------------------------
+
+
+def labelled(card: Card, max_labels: int) -> Card | None:
+  """The card with the same options in all its instances, those of its labels; None: it has none.
+
+  Choices that differ from line to line are listed behind the input, and their letters chosen. A
+  task without options is a classification if at most `max_labels` outputs make up its instances,
+  each there twice in the mean.
+  """
+  instances = [each for each in card.instances if not each.empty and len(each.outputs) == 1]
+  if not instances or len(instances) < len([each for each in card.instances if not each.empty]):
+    return None
+  if not any(each.options for each in instances):
+    labels = tuple(sorted({each.outputs[0] for each in instances}))
+    few = 1 < len(labels) <= max_labels and 2 * len(labels) <= len(instances)
+    with_options = [dataclasses.replace(each, options=labels) for each in instances] if few else []
+  elif len({frozenset(each.options) for each in instances}) == 1:
+    labels = instances[0].options
+    with_options = [dataclasses.replace(each, options=labels) for each in instances]
+  else:
+    counts = {len(each.options) for each in instances}
+    with_options = [_listed(each) for each in instances] if len(counts) == 1 else []
+  if not with_options or len(with_options[0].options) < 2:
+    return None
+  return dataclasses.replace(card, instances=with_options, metrics=('accuracy',))
+
+
+def _listed(instance: Instance) -> Instance:
+  letters = tuple(string.ascii_uppercase[: len(instance.options)])
+  lines = (f'({letter}) {option}' for letter, option in zip(letters, instance.options))
+  chosen = letters[instance.options.index(instance.outputs[0])]
+  return Instance('\n'.join((instance.input, *lines)), (chosen,), letters)
+
+
+# --- The mixture ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SymbolTuning:
+  """Few-shot classification with arbitrary labels (Wei et al. 2023), answers by rank.
+
+  The classification tasks of `source` (a mixture with cards: MetaICL, NaturalInstructions, P3);
+  those in `held_out` are evaluated, and all others trained on; where it is empty, the source's own
+  splits are. In an episode each label is another symbol, the same in context and targets; symbols
+  of evaluation are never those of training. `instruction`: show the task's definition, which may
+  name the labels. `labels`: 'symbols', or 'natural', the comparison. Tasks that are no
+  classification are told and left out.
+  """
+
+  average: ClassVar[str] = 'tasks'
+  has_context: ClassVar[bool] = True
+
+  source: Any
+  held_out: Sequence[str] = HELD_OUT
+  instruction: bool = False
+  labels: str = 'symbols'
+  shots: int = 16
+  max_labels: int = 16
+
+  def __post_init__(self):
+    cards.check(self, {'shots': 1, 'max_labels': 2})
+    if self.labels not in LABELS:
+      raise errors.InputError(f'labels is {self.labels!r}; give one of {", ".join(LABELS)}')
+    if not hasattr(self.source, 'cards') or not hasattr(self.source, 'shots'):
+      raise errors.InputError(
+        f'SymbolTuning.source is {self.source!r}; give a mixture of tasks, such as MetaICL'
+      )
+
+  @property
+  def seeds(self) -> tuple[int, ...]:
+    """Those of the source."""
+    return getattr(self.source, 'seeds', (0,))
+
+  @property
+  def assembly(self) -> cards.Assembly:
+    """What contexts show."""
+    return cards.Assembly(self.instruction, 0, self.shots, False, 'rank')
+
+  def episodes(
+    self,
+    data_dir: DataDir,
+    vocabulary: Vocabulary,
+    lengths: Mapping[str, int],
+    split: str = 'train',
+    targets_per_context: int = 1,
+  ) -> FewShotEpisodes:
+    of_source = 'train' if self.held_out else split
+    chosen = [c for c in self.source.cards(data_dir, of_source) if self._is_of(c.name, split)]
+    usable = self._usable(chosen)
+    names = [tuple(card.instances[0].options) for card in usable]
+    return cards.few_shot_episodes(
+      cards.tokenised(vocabulary, usable),
+      self.assembly,
+      vocabulary,
+      lengths,
+      targets_per_context,
+      relabel=Relabelled(vocabulary, names, split == 'train') if self.labels == 'symbols' else None,
+    )
+
+  def evaluation_tasks(
+    self,
+    data_dir: DataDir,
+    vocabulary: Vocabulary,
+    lengths: Mapping[str, int],
+    split: str = 'test',
+    seed: int = 0,
+    limit: int | None = None,
+    wrong_context: bool = False,
+  ) -> list[EvaluationTask]:
+    """Of each task the first `limit` questions, in the context of examples of the same symbols."""
+    sources = [
+      each
+      for each in dataclasses.replace(self.source, shots=self.shots).asked(
+        data_dir, split, seed, None
+      )
+      if self._is_of(each.card.name, split)
+    ]
+    asked = self._asked(sources, vocabulary, seed, limit)
+    return cards.evaluation_tasks(asked, self.assembly, vocabulary, lengths, seed, wrong_context)
+
+  def _is_of(self, name: str, split: str) -> bool:
+    return not self.held_out or (name in self.held_out) == (split == 'test')
+
+  def _usable(self, every: Sequence[Card]) -> list[Card]:
+    made = [labelled(card, self.max_labels) for card in every]
+    usable = [card for card in made if card is not None]
+    cards.tell([c.name for c, own in zip(every, made) if own is None], 'are no classification')
+    if not usable:
+      raise errors.InputError(
+        f'none of {len(every)} tasks is a classification: symbol tuning needs tasks with labels'
+        ' (SymbolTuning.source, held_out)'
+      )
+    return usable
+
+  def _asked(
+    self, every: Sequence[Asked], vocabulary: Vocabulary, seed: int, limit: int | None
+  ) -> list[Asked]:
+    made = []
+    for each in every:  # questions and shots together: they have the same labels
+      both = dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
+      card = labelled(both, self.max_labels)
+      if card is None:
+        continue
+      count = sum(not instance.empty for instance in each.card.instances)
+      made.append((card, card.instances[:count][:limit], tuple(card.instances[count:])))
+    self._usable([each.card for each in every])  # tells which are not
+    return [self._replaced(card, queries, shots, vocabulary, seed) for card, queries, shots in made]
+
+  def _replaced(self, card, queries, shots, vocabulary: Vocabulary, seed: int) -> Asked:
+    labels = tuple(card.instances[0].options)
+    table = dict(zip(labels, labels))
+    if self.labels == 'symbols':
+      rng = cards.seeded(seed, card.name)
+      table = dict(zip(labels, symbols(rng, len(labels), False, words(vocabulary), labels)))
+    new = lambda each: Instance(
+      each.input, (table[each.outputs[0]],), tuple(table[y] for y in each.options)
+    )
+    return Asked(
+      dataclasses.replace(card, instances=list(map(new, queries))), tuple(map(new, shots))
+    )
+
+
+def words(vocabulary: Vocabulary) -> list[str]:
+  """The pieces of a vocabulary that are whole words of three lower-case letters or more."""
+  pieces = vocabulary.words
+  return [word for word in pieces if len(word) > 2 and word.isascii() and word.islower()]
+
+
+class Relabelled:
+  """`relabel` of FewShotEpisodes: each label of a task becomes a symbol, drawn for the episode."""
+
+  def __init__(self, vocabulary: Vocabulary, labels: Sequence[tuple[str, ...]], training: bool):
+    self._vocabulary, self._labels, self._training = vocabulary, labels, training
+    self._words = words(vocabulary)
+    self._index = [
+      {tokens.tobytes(): i for i, tokens in enumerate(vocabulary.encode_many(own))}
+      for own in labels
+    ]
+
+  def __call__(
+    self, rng: np.random.Generator, task_id: int, examples: list[Example]
+  ) -> list[Example]:
+    labels = self._labels[task_id]
+    drawn = symbols(rng, len(labels), self._training, self._words, labels)
+    tokens = [self._vocabulary.encode(symbol) for symbol in drawn]
+    index = self._index[task_id]
+    return [Example(each.input, (tokens[index[each.outputs[0].tobytes()]],)) for each in examples]
