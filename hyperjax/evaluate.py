@@ -91,6 +91,7 @@ def evaluate(
     files.write_json(f'{place}-{name}-{run.step}.json', report)
     files.write_text(f'{place}-{name}-{run.step}.csv', as_csv(rows))
   print(as_text(rows))
+  print(_said(live.recipe))
   for note in _notes(reports):
     print(note)
   print(f'{place}-{name}-{run.step}.json')
@@ -128,6 +129,14 @@ def _how(task: EvaluationTask) -> str:
   return 'rank_mean' if task.normalize_by_target_length else 'rank'
 
 
+def _said(recipe: dict[str, Any]) -> str:
+  """The mixture and its choices in one line: 'P3: prompts held_out, shots 16, contexts task, …'."""
+  fields = (
+    f'{key} {value}' for key, value in recipe.items() if key != 'class' and value is not None
+  )
+  return f'{recipe["class"].rpartition(".")[2]}: {", ".join(fields)}'
+
+
 def _means(scores: dict[str, Any]) -> str:
   return ', '.join(f'{metric} {own["all"]:.2f}' for metric, own in scores.items())
 
@@ -151,19 +160,19 @@ categories: on further categories)."""
 
 
 def table(report: dict[str, Any]) -> list[list[str]]:
-  """Rows of cells: a head, a task each, their categories where these are averaged, the mean with
-  its intervals."""
+  """Rows of cells: a head, a task each, the means (and medians, where these are averaged) of their
+  categories, the mean of all with its intervals."""
   scores, tasks = list(report['scores'].values()), report['tasks']
   rows = [['task', 'category', 'instances', *report['scores']]]
   for name, task in tasks.items():
     cells = [_cell(own['tasks'].get(name)) for own in scores]
     rows.append([name, task['category'], str(task['instances']), *cells])
-  if report['average'] == 'categories':
-    for name in dict.fromkeys(task['category'] for task in tasks.values()):
-      rows.append(
-        [f'{name}: mean', '', '', *(_cell(own['categories'].get(name)) for own in scores)]
-      )
-      rows.append([f'{name}: median', '', '', *(_cell(own['medians'].get(name)) for own in scores)])
+  categories = list(dict.fromkeys(task['category'] for task in tasks.values()))
+  for name in categories if len(categories) > 1 else ():
+    kinds = {'mean': 'categories'} | ({'median': 'medians'} if 'medians' in scores[0] else {})
+    for what, key in kinds.items():
+      rows.append([f'{name}: {what}', '', '', *(_cell(own[key].get(name)) for own in scores)])
+  if 'all_of_medians' in scores[0]:
     rows.append(['mean of medians', '', '', *(_cell(own['all_of_medians']) for own in scores)])
   rows.append([_all(report), '', str(report['instances']), *(_cell(own['all']) for own in scores)])
   for name, key in INTERVALS.items():

@@ -109,12 +109,13 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
   assert rows[0] == ['task', 'category', 'instances', 'rouge_l', 'exact_match']
   assert [row[0] for row in rows[1:]] == [
     *names,
+    *(f'{category}: mean' for category in dict.fromkeys(row[1] for row in rows[1:4])),
     'all instances',
     '95 %, more instances',
     '95 %, more tasks',
   ]
-  assert rows[1][1:3] == ['Text Case', '4'] and rows[4][2] == '12'
-  assert float(rows[4][3]) == pytest.approx(report['scores']['rouge_l']['all'], abs=0.005)
+  assert rows[1][1:3] == ['Text Case', '4'] and rows[-3][2] == '12'
+  assert float(rows[-3][3]) == pytest.approx(report['scores']['rouge_l']['all'], abs=0.005)
   for row in rows:
     assert row[0] in done.stdout
   # 21 tokens hold none of these contexts whole; the report says what else was asked for
@@ -123,6 +124,69 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
   assert report['tasks'][names[0]]['context_parts_cut'] > 0
   assert report['arguments'] == {'instances': 4} and report['limit'] is None
   assert report['strategy']['class'] == 'hyperjax.decoding.Beam' and report['seed'] == 0
+
+
+def metaicl(folder: pathlib.Path) -> None:
+  """A classification and a task of free answers, seen by two seeds."""
+  for name, answers, options in (
+    ('kind', ['plum', 'apple'], ['plum', 'apple']),
+    ('free', tiny_data.WORDS, []),
+  ):
+    (folder / name).mkdir(parents=True)
+    lines = [
+      {'task': name, 'input': word, 'output': answers[i % len(answers)], 'options': options}
+      for i, word in enumerate(tiny_data.WORDS[:12])
+    ]
+    tiny_data.write_lines(folder / name / f'{name}.train.jsonl', lines[:8])
+    tiny_data.write_lines(folder / name / f'{name}.test.jsonl', lines[8:])
+
+
+def test_several_seeds_are_one_table_of_means_and_worst(root, tmp_path):
+  metaicl(tmp_path / 'metaicl')
+  model_dir = saved_runs.hyper(root)
+  done = python(
+    *('-m', 'hyperjax.evaluate', '--gin_file=gin/runs/evaluate.gin'),
+    f"--gin.MODEL_DIR='{model_dir}'",
+    "--gin.MIXTURE_OR_TASK_NAME='metaicl'",
+    "--gin.MIXTURE_ARGUMENTS={'shots': 9, 'answer': 'rank_mean'}",
+    '--gin.RANDOM_SEED=(13, 5)',
+    HYPERJAX_DATA=str(tmp_path),
+  )
+  assert done.returncode == 0, done.stderr
+  place = pathlib.Path(model_dir) / 'inference_eval'
+  each = [
+    json.loads((place / f'metaicl-test-own-seed{seed}-{saved_runs.STEP}.json').read_text())
+    for seed in (13, 5)
+  ]
+  both = json.loads((place / f'metaicl-test-own-seeds13_5-{saved_runs.STEP}.json').read_text())
+  assert both['recipe']['answer'] == 'rank_mean' and both['average'] == 'tasks'
+  assert {name: task['answers'] for name, task in both['tasks'].items()} == {
+    'kind': 'rank_mean',
+    'free': 'generate',
+  }
+  for metric, name in (('score', None), ('macro_f1', 'kind'), ('rouge_l', 'free')):
+    one = [report['scores'][metric] for report in each]
+    values = [own['all'] if name is None else own['tasks'][name] for own in one]
+    told = both['scores'][metric] if name is None else both['scores'][metric]['tasks'][name]
+    assert told['mean'] == pytest.approx(sum(values) / 2) and told['worst'] == min(values)
+    assert told['seeds'] == dict(zip(['13', '5'], values))
+  rows = list(csv.reader((place / f'metaicl-test-own-seeds13_5-{saved_runs.STEP}.csv').open()))
+  assert rows[0][3:6] == ['score', 'score (worst)', 'score (std)']
+  assert [row[0] for row in rows[1:]] == ['free', 'kind', 'mean of tasks']
+  assert 'MetaICL: setting found, shots 9, answer rank_mean' in done.stdout
+  assert '4 of 4 contexts show fewer examples than asked for' in done.stdout
+
+
+def test_a_note_is_one_line(root, tmp_path):
+  metaicl(tmp_path / 'metaicl')
+  arguments = ('--gin_file=gin/runs/evaluate.gin', f"--gin.MODEL_DIR='{saved_runs.hyper(root)}'")
+  mixture = "--gin.MIXTURE_OR_TASK_NAME='symbol_tuning'"
+  rest = ("--gin.MIXTURE_ARGUMENTS={'held_out': (), 'shots': 3}", '--gin.RANDOM_SEED=3')
+  done = python('-m', 'hyperjax.evaluate', *arguments, mixture, *rest, HYPERJAX_DATA=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  notes = [line for line in done.stderr.splitlines() if line.startswith('note: ')]
+  assert notes == ['note: 1 tasks are left out, which are no classification: free']
+  assert 'warn' not in done.stderr.lower()
 
 
 def test_beams_and_lengths_are_flags(root, inputs, tmp_path, monkeypatch, capsys):
