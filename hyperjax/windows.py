@@ -25,9 +25,9 @@ class Documents:
   def encoded(
     cls, vocabulary: Vocabulary, texts: Iterable[tuple[str, str]], at_once: int = 512
   ) -> 'Documents':
-    """Documents of (text, source) pairs; held as uint16 where the ids fit."""
+    """Documents of (text, source) pairs; held as uint16 where the ids fit, and never twice."""
     dtype = np.uint16 if vocabulary.size <= 2**16 else np.int32
-    tokens: list[np.ndarray] = []
+    tokens = bytearray()  # grows in place: billions of tokens would not fit a second time
     lengths: list[int] = []
     source: list[int] = []
     sources: dict[str, int] = {}
@@ -35,12 +35,11 @@ class Documents:
       ids = vocabulary.encode_many([text for text, _ in some])
       lengths += map(len, ids)
       source += [sources.setdefault(name, len(sources)) for _, name in some]
-      tokens.append(np.concatenate(ids).astype(dtype))
+      tokens += np.concatenate(ids).astype(dtype).tobytes()
     if not lengths:
       raise errors.InputError('no document to read')
-    return cls(
-      np.concatenate(tokens), np.cumsum(lengths), np.array(source, np.int32), tuple(sources)
-    )
+    ends = np.cumsum(lengths)
+    return cls(np.frombuffer(tokens, dtype), ends, np.array(source, np.int32), tuple(sources))
 
   @property
   def starts(self) -> np.ndarray:

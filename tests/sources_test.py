@@ -68,6 +68,15 @@ def test_shards_plain_and_compressed_are_read_in_order(tmp_path):
   assert only == read[2]
 
 
+def test_c4_s_own_files_are_found_and_come_second(tmp_path):
+  (tmp_path / 'c4' / 'en').mkdir(parents=True)
+  path = tmp_path / 'c4' / 'en' / 'c4-train.00000-of-01024.json.gz'
+  tiny_data.write_lines(path, [{'text': 'a cat', 'url': 'u', 'timestamp': 't'}])
+  assert list(c4.texts(tmp_path, c4.FILES, 'train')) == [('a cat', 'c4')]
+  tiny_data.text(tmp_path / 'text')
+  assert len(list(c4.texts(tmp_path, c4.FILES, 'train'))) == len(tiny_data.DOCUMENTS)
+
+
 def test_documents_can_be_limited(vocabulary, tmp_path):
   tiny_data.text(tmp_path / 'text')
   made = c4.Clm(window=16, min_segment=3, max_documents=2).episodes(tmp_path, vocabulary, LENGTHS)
@@ -419,7 +428,7 @@ def test_the_text_pack_is_read(shared_data):
 
   t5 = Vocabulary(str(shared_data / 'vocab' / 't5_cc_all.32000.sentencepiece.model'))
   lengths = {'hyper_inputs': 1024, 'inputs': 384, 'targets': 128}
-  for pattern in (c4.FILES, 'c4_sample/*{split}*.json*'):
+  for pattern in (c4.FILES, 'c4_sample/*{split}*.json*'):  # the first of several, or one
     made = c4.Caclm(files=pattern).episodes(shared_data, t5, lengths, 'validation')
     assert made.windows.count > 100
     assert t5.decode(made(0, 0)['targets'][0])

@@ -29,16 +29,19 @@ def root(data_dir: DataDir) -> pathlib.Path:
   return pathlib.Path(path)
 
 
-def find(data_dir: DataDir, pattern: str) -> list[pathlib.Path]:
-  """The files under the data folder that match a glob, in order; an absolute one needs no root."""
-  full = pattern if os.path.isabs(pattern) else str(root(data_dir) / pattern)
-  paths = sorted(pathlib.Path(path) for path in glob.glob(full, recursive=True))
-  if not paths:
-    raise errors.InputError(
-      f'no file matches {full}: put the data there, or set DATA_DIR (gin) or {VARIABLE}, or the'
-      " mixture's pattern of files"
-    )
-  return paths
+def find(data_dir: DataDir, *patterns: str) -> list[pathlib.Path]:
+  """The files under the data folder that match a glob, in order; an absolute one needs no root.
+
+  Of several globs the first that any file matches counts.
+  """
+  full = [each if os.path.isabs(each) else str(root(data_dir) / each) for each in patterns]
+  for pattern in full:
+    if paths := sorted(pathlib.Path(path) for path in glob.glob(pattern, recursive=True)):
+      return paths
+  raise errors.InputError(
+    f'no file matches {" or ".join(full)}: put the data there, or set DATA_DIR (gin) or {VARIABLE},'
+    " or the mixture's pattern of files"
+  )
 
 
 def lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
