@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax import errors, mixtures
+from hyperjax import errors, mixtures, records
 from hyperjax.episodes import NOTHING, Episode, Episodes, EvaluationTask
 from hyperjax.sources import files
 from hyperjax.vocabulary import Vocabulary
@@ -178,6 +178,27 @@ def _fill(source: Iterator[Any], items: queue.Queue, stop: threading.Event) -> N
 # --- Mixtures to batches --------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Used:
+  """The episodes that a run has had: of each task how many, and of how many the context was cut."""
+
+  episodes: Counter[int] = dataclasses.field(default_factory=Counter)
+  contexts_cut: Counter[int] = dataclasses.field(default_factory=Counter)
+
+  def counted(self, episode: Episode) -> Episode:
+    """The episode, which is counted."""
+    self.episodes[episode['task_id']] += 1
+    self.contexts_cut[episode['task_id']] += episode['cut'] > 0
+    return episode
+
+  def beside(self, statistics: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """The statistics of all tasks, in the order of their ids, and these counts beside them."""
+    return {
+      name: {**counts, 'episodes': self.episodes[i], 'contexts_cut': self.contexts_cut[i]}
+      for i, (name, counts) in enumerate(statistics.items())
+    }
+
+
 class Live:
   """A mixture, tokenised and assembled while it is used; files are opened at first use.
 
@@ -206,7 +227,7 @@ class Live:
     self.batch_size, self.targets_per_context, self.seed = batch_size, targets_per_context, seed
     self._vocabulary, self._data_dir, self._arguments = vocabulary, data_dir, arguments
     self._wrong_context = wrong_context
-    self._used: Counter[tuple[str, str]] = Counter()  # (task, what) -> how many
+    self._used = Used()
 
   @property
   def name(self) -> str:
@@ -228,10 +249,39 @@ class Live:
   def episodes(self) -> Episodes:
     """The assembler behind the mixture; the data are read here, once."""
     if self._own is None:
-      raise errors.InputError(f'{self.name} is a seqio task, which has no episodes by index')
+      _ = _provider(self.name, None)  # a name that is none is told as such
+      raise errors.InputError(
+        f'{self.name} is a seqio task, which has no episodes by index: seqio stores it itself'
+      )
     return self._own.episodes(
       self._data_dir, self.vocabulary, self.lengths, self.split, self.targets_per_context
     )
+
+  def episode(self, n: int) -> Episode:
+    """Episode n of its seed, with a context of its own or a wrong one."""
+    episodes = self.episodes
+    return (episodes.wrong_context if self._wrong_context else episodes)(self.seed, n)
+
+  def settings(self) -> dict[str, Any]:
+    """What its episodes depend on, apart from the data files, as JSON."""
+    if not self.is_assembled:
+      _ = self.episodes  # says why there are none
+    vocabulary = self.vocabulary
+    return {
+      'name': self.name,
+      'mixture': records.to_json(self._own, 'a manifest'),
+      'split': self.split,
+      'seed': self.seed,
+      'lengths': self.lengths,
+      'targets_per_context': self.targets_per_context,
+      'wrong_context': self._wrong_context,
+      'vocabulary': {
+        'file': os.path.basename(vocabulary.path),
+        'sha256': vocabulary.sha256,
+        'extra_ids': vocabulary.extra_ids,
+        'size': vocabulary.size,
+      },
+    }
 
   def starting_at(
     self, step: int, process_index: int = 0, process_count: int = 1
@@ -241,7 +291,7 @@ class Live:
       check_sizes(self.batch_size, self.targets_per_context, process_count, self.seed)
       return self._stream.starting_at(step, process_index, process_count)
     return Batches(
-      self._counted,
+      lambda _, n: self._used.counted(self.episode(n)),
       self.lengths,
       self.batch_size,
       self.targets_per_context,
@@ -255,11 +305,7 @@ class Live:
     `episodes`, and `contexts_cut`: those whose context did not fit whole."""
     if self._stream is not None:
       return {}
-    used = dict(self._used)
-    return {
-      name: counts | {key: used.get((name, key), 0) for key in ('episodes', 'contexts_cut')}
-      for name, counts in self.episodes.statistics.items()
-    }
+    return self._used.beside(self.episodes.statistics)
 
   def evaluation_tasks(
     self,
@@ -280,14 +326,6 @@ class Live:
     return evaluation_tasks(
       self._data_dir, self.vocabulary, self.lengths, split, seed, limit, wrong_context
     )
-
-  def _counted(self, seed: int, n: int) -> Episode:
-    episodes = self.episodes
-    episode = (episodes.wrong_context if self._wrong_context else episodes)(seed, n)
-    name = episodes.task_names[episode['task_id']]
-    self._used[name, 'episodes'] += 1
-    self._used[name, 'contexts_cut'] += episode['cut'] > 0
-    return episode
 
   @functools.cached_property
   def _own(self) -> mixtures.Mixture | None:

@@ -1,38 +1,44 @@
-"""Configs and modules as JSON, so that a run can be rebuilt from its model.json alone."""
+"""Configs, modules and mixtures as JSON, so that a run can be rebuilt from its model.json alone."""
 
 import dataclasses
 import importlib
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
 
 from hyperjax.errors import InputError
 
 _NOT_FIELDS = ('parent', 'name')  # what linen adds to every module
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any, where: str = 'model.json') -> Any:
   """Dataclasses and linen modules as {'class': …, field: …}, tuples as lists.
 
   Raises:
     InputError: an object that JSON cannot hold.
   """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    skipped = _NOT_FIELDS if isinstance(value, nn.Module) else ()
+    skipped = _NOT_FIELDS if _is_module(value) else ()
     fields = [f.name for f in dataclasses.fields(value) if f.name not in skipped and f.init]
     name = f'{type(value).__module__}.{type(value).__qualname__}'
-    return {'class': name, **{field: to_json(getattr(value, field)) for field in fields}}
+    return {'class': name, **{field: to_json(getattr(value, field), where) for field in fields}}
   if isinstance(value, (list, tuple)):
-    return [to_json(item) for item in value]
+    return [to_json(item, where) for item in value]
   if isinstance(value, dict):
-    return {key: to_json(item) for key, item in value.items()}
+    return {key: to_json(item, where) for key, item in value.items()}
   if isinstance(value, np.generic):
     return value.item()
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   raise InputError(
-    f'{value!r} cannot be written to model.json: give fields that are numbers, text, or dataclasses'
+    f'{value!r} cannot be written to {where}: give fields that are numbers, text, or dataclasses'
+  )
+
+
+def _is_module(value: Any) -> bool:
+  # Without importing flax, and JAX with it, which those who write episodes need not have.
+  return any(
+    f'{c.__module__}.{c.__name__}' == 'flax.linen.module.Module' for c in type(value).__mro__
   )
 
 
@@ -84,10 +90,15 @@ def _class(name: str) -> type:
 
 def differences(first: Any, second: Any, where: str = '') -> list[str]:
   """Dotted names of what two JSON values do not share."""
+  return [name for name, _, _ in contrasts(first, second, where)]
+
+
+def contrasts(first: Any, second: Any, where: str = '') -> list[tuple[str, Any, Any]]:
+  """(dotted name, one value, the other) of what two JSON values do not share."""
   if isinstance(first, dict) and isinstance(second, dict):
     return [
-      name
+      each
       for key in sorted({*first, *second})
-      for name in differences(first.get(key), second.get(key), f'{where}.{key}'.lstrip('.'))
+      for each in contrasts(first.get(key), second.get(key), f'{where}.{key}'.lstrip('.'))
     ]
-  return [] if first == second else [where]
+  return [] if first == second else [(where, first, second)]
