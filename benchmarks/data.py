@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--tasks', type=int, default=200, help='made ones')
   parser.add_argument('--batch', type=int, default=32)
   parser.add_argument('--batches', type=int, default=256, help='of a turn')
+  parser.add_argument('--shard_size', type=int, default=8192, help='of what is read')
   parser.add_argument('--alternations', type=int, default=5)
   options = parser.parse_args(arguments)
   os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         'lengths': dict(data.LENGTHS),
         'batch': options.batch,
         'batches': options.batches,
+        'shard_size': options.shard_size,
         'vocabulary': vocabulary.size,
         'mixtures': found,
       }
@@ -75,10 +77,11 @@ def measured(
   """The rates of a mixture, and how long its episodes are."""
   live = data.Live(mixture, batch_size=options.batch, vocabulary=vocabulary, data_dir=source)
   count, folder = options.batch * options.batches, place / mixture
-  manifest = stored.write(live, folder, count + 8 * options.batch)  # and some that are made ahead
+  ahead = 8 * options.batch  # what the iterator makes before it is asked
+  manifest = stored.write(live, folder, count + ahead, options.shard_size)
   read = stored.Stored(str(folder), live)
   _ = read.episodes  # imports Grain
-  shards = stored.Shards.of(place / f'{mixture}_again', count)
+  shards = stored.Shards.of(place / f'{mixture}_again', count, count)
   shards.directory.mkdir()
   turns: dict[str, Callable[[], Any]] = {
     'live': lambda: digest(live.starting_at(0), options.batches),

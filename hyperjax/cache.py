@@ -49,8 +49,7 @@ def main() -> None:
   inspect.check_data_flags()
   if FLAGS.pipeline_options and FLAGS.runner != 'beam':
     raise InputError('--pipeline_options are those of Beam: give --runner=beam too')
-  live = in_another_process(inspect.of_run, *inspect.run_flags()) if FLAGS.gin_file else None
-  live = live.live if isinstance(live, stored.Stored) else live or inspect.of_flags()
+  live = of_run() if FLAGS.gin_file else inspect.of_flags()
   shards = stored.Shards.of(FLAGS.output, FLAGS.episodes, FLAGS.shard_size)
   stored.check_settings(live, shards)
   todo = unfinished(shards)
@@ -89,6 +88,17 @@ def told(directory: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
   count = f'{manifest["episodes"]:,} episodes of {len(manifest["tasks"])} tasks'
   end = f'{directory}: {count}, {size / 1e6:,.1f} MB in {len(manifest["shards"])} shards'
   return [*inspect.columns(rows), f'contexts cut: {cut:,}', end]
+
+
+def of_run() -> data.Live:
+  """The training data of a run, as they are without gin/data/stored.gin."""
+  try:
+    found = in_another_process(inspect.of_run, *inspect.run_flags())
+  except ImportError as error:
+    raise InputError(
+      f'--gin_file needs all that a run does ({error}): describe the data by --mixture instead'
+    ) from error
+  return found.live if isinstance(found, stored.Stored) else found
 
 
 # -- Processes -------------------------------------------------------------------------------------
@@ -224,7 +234,7 @@ def in_beam(
     ) from error
   with beam.Pipeline(options=pipeline_options.PipelineOptions(list(options))) as pipeline:
     indices = pipeline | beam.Create(list(todo)) | beam.Reshuffle()
-    _ = indices | beam.Map(Write(live, shards))
+    _ = indices | 'write' >> beam.Map(Write(live, shards))
 
 
 class Write:

@@ -18,7 +18,7 @@ import os
 import pathlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ OPTIONS = 'group_size:1,uncompressed'  # each record on its own, for reading by 
 MOST_SHARDS = 512
 """A reader keeps every shard open, and systems allow a process about a thousand files."""
 REPORT_EVERY = 256
+BLOCK = 64  # records read at once: a call takes the longer the more records its shard has
 
 
 # --- Records --------------------------------------------------------------------------------------
@@ -365,6 +366,7 @@ class StoredEpisodes:
     self.directory = pathlib.Path(directory)
     self.manifest = _manifest(self.directory)
     self._repeats = False
+    self._block = functools.lru_cache(maxsize=4)(self._read)
 
   def __len__(self) -> int:
     return self.manifest['episodes']
@@ -383,8 +385,8 @@ class StoredEpisodes:
     }
 
   @functools.cached_property
-  def dataset(self) -> Any:
-    """A grain.MapDataset of the episodes, in their order.
+  def source(self) -> Any:
+    """Grain's source of the records, in their order.
 
     Raises:
       InputError: a shard that is missing, or not of its size.
@@ -392,10 +394,7 @@ class StoredEpisodes:
     import grain
 
     paths = [self._checked(shard) for shard in self.manifest['shards']]
-    source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
-    return grain.MapDataset.source(source).map(
-      functools.partial(decoded, dtype=self.manifest['token_dtype'])
-    )
+    return grain.sources.ArrayRecordDataSource([str(path) for path in paths])
 
   def __call__(self, seed: int, n: int) -> Episode:
     if seed != self.manifest['seed']:
@@ -404,12 +403,20 @@ class StoredEpisodes:
     if epoch and not self._repeats:
       self._repeats = True
       self._say_repeats()
+    return decoded(self._record(place), self.manifest['token_dtype'])
+
+  def _record(self, place: int) -> bytes:
     try:
-      return self.dataset[place]
+      with contextlib.suppress(RuntimeError):  # perhaps of another record: see below
+        return self._block(place // BLOCK)[place % BLOCK]
+      return self.source[place]
     except RuntimeError as error:  # Riegeli's: a chunk that does not have its hash
       index = place // self.manifest['shard_size']
       path = self.directory / self.manifest['shards'][index]['file']
       raise InputError(_damaged(path, error)) from error
+
+  def _read(self, block: int) -> Sequence[bytes]:
+    return self.source.__getitems__(range(block * BLOCK, min((block + 1) * BLOCK, len(self))))
 
   def wrong_context(self, seed: int, n: int) -> Episode:
     """InputError: contexts are stored as they are."""
@@ -480,7 +487,7 @@ class Stored:
     where = str(episodes.directory / 'manifest.json')
     mend = 'store the episodes of this run, or give the run what they were stored with'
     _check_equal(episodes.manifest, wanted, where, tuple(wanted), mend)
-    _ = episodes.dataset
+    _ = episodes.source
     return episodes
 
   def starting_at(

@@ -97,7 +97,9 @@ SMALL = {'window': 13, 'b_length': 2, 'c_lengths': (2, 3), 'min_segment': 2}
 # --- Batches --------------------------------------------------------------------------------------
 
 
-def test_batches_are_the_live_ones_whoever_asks(root, place):
+@pytest.mark.parametrize('block', [7, 64])
+def test_batches_are_the_live_ones_whoever_asks(root, place, monkeypatch, block):
+  monkeypatch.setattr(stored, 'BLOCK', block)
   live = lambda: tiny_runs.live(root, batch_size=12)
   read = lambda: stored.Stored(str(place), live())
   from_zero = list(itertools.islice(live().starting_at(0), 8))
@@ -370,6 +372,25 @@ def flags(root: pathlib.Path, output: pathlib.Path, *more: str) -> list[str]:
   return ['-m', 'hyperjax.cache', *given, f'--shard_size={FEW}', *more]
 
 
+def watched(given: list[str], episodes: int) -> str:
+  """The verb's program, which fails where more is written than asked, or JAX is imported."""
+  return f"""
+import sys
+from hyperjax import cache, cli
+counts, add = [], cache.Progress.add
+cache.Progress.add = lambda self, count: (counts.append(count), add(self, count))
+sys.argv = ['cache', *{given}]
+cache.define_flags()
+try:
+  cli.run(cache.main)
+except SystemExit as end:
+  assert not end.code
+assert sum(counts) == {episodes}, counts
+found = {{'jax', 'flax', 'grain', 'gin', 'tensorflow'}} & set(sys.modules)
+assert not found, found
+"""
+
+
 @pytest.fixture(scope='module')
 def many(root):
   """What nobody interrupts, written in this process."""
@@ -434,11 +455,11 @@ def test_a_run_s_gin_files_name_what_is_stored_and_read(root, place, tmp_path):
   given += [f'--gin.{name}={value!r}' for name, value in values.items()]
   given.append('--gin.vocabulary.Vocabulary.extra_ids=11')
   output = tmp_path / 'out'
-  more = [f'--output={output}', f'--episodes={COUNT}', f'--shard_size={SIZE}']
-  done = python('-m', 'hyperjax.cache', *given, *more)
-  assert done.returncode == 0, done.stderr
-  assert tiny_runs.files(output) == tiny_runs.files(place)
   read = ['--gin_file=gin/data/stored.gin', f'--gin.EPISODES_DIR={str(output)!r}']
+  more = [f'--output={output}', f'--episodes={COUNT}', f'--shard_size={SIZE}']
+  done = python('-c', watched([*given, *read, *more], COUNT))
+  assert (done.returncode, done.stderr) == (0, '')
+  assert tiny_runs.files(output) == tiny_runs.files(place)
   done = python('-m', 'hyperjax.inspect', *given, *read, '--gin.RANDOM_SEED=5')
   assert done.returncode == 1 and 'seed is 0 there and 5 here' in done.stderr
   done = python('-m', 'hyperjax.inspect', *given, *read, '--episodes=9', '--examples=1')
@@ -472,25 +493,41 @@ def test_a_worker_s_error_is_one_sentence(root, tmp_path):
   assert len(done.stderr.splitlines()) == 1 and not (output / 'manifest.json').exists()
 
 
-def test_a_seqio_task_is_not_stored(root, tmp_path):
+def test_beam_writes_the_same_in_its_own_environment(root, tmp_path):
+  interpreter = os.environ.get('HYPERJAX_BEAM_PYTHON')  # docs/architecture.md
+  if not interpreter:
+    pytest.skip('HYPERJAX_BEAM_PYTHON names no Python that has Apache Beam')
+  stored.write(tiny_runs.live(root), tmp_path / 'own', 500, FEW)
+  given = flags(root, tmp_path / 'beam', '--episodes=500', '--runner=beam')
+  processes = '--direct_running_mode=multi_processing --direct_num_workers=2'
+  options = f'--pipeline_options=--runner=DirectRunner {processes}'
+  environment = os.environ | {'PYTHONPATH': str(ROOT)}
+  done = subprocess.run([interpreter, *given, options], env=environment, capture_output=True)
+  assert done.returncode == 0, done.stderr
+  assert tiny_runs.files(tmp_path / 'beam') == tiny_runs.files(tmp_path / 'own')
+
+
+def test_without_beam_its_runner_is_one_sentence(root, tmp_path):
+  given = flags(root, tmp_path / 'out', '--episodes=3', '--runner=beam')[2:]
+  code = 'import sys\nsys.modules["apache_beam"] = None\n' + watched(given, 0)
+  done = python('-c', code)
+  assert 'error: --runner=beam needs Apache Beam, in an environment of its own' in done.stderr
+  assert not list((tmp_path / 'out').glob('episodes*'))
+
+
+def test_a_seqio_task_is_not_stored(root, place, tmp_path):
   pytest.importorskip('seqio')
   live = data.Live('c4_v310_clm', vocabulary=tiny_runs.world(root)[1])
   with pytest.raises(errors.InputError, match='is a seqio task, which has no episodes by index'):
     stored.write(live, tmp_path / 'out', 3)
+  with pytest.raises(errors.InputError, match='is a seqio task, which has no episodes by index'):
+    stored.Stored(str(place), live).starting_at(0)
   with pytest.raises(errors.InputError, match="no mixture 'sni_de' .did you mean sni_def"):
     stored.write(data.Live('sni_de', vocabulary=tiny_runs.world(root)[1]), tmp_path / 'out', 3)
   assert not (tmp_path / 'out').exists()
 
 
-def test_what_writes_episodes_imports_no_jax_which_a_fork_does_not_bear(root, tmp_path):
-  code = (
-    'import sys\nfrom hyperjax import cache, cli\n'
-    f'sys.argv = ["cache", *{flags(root, tmp_path / "out", "--episodes=300", "--workers=2")[2:]}]\n'
-    'cache.define_flags()\n'
-    'try: cli.run(cache.main)\n'
-    'except SystemExit as end: assert not end.code\n'
-    'found = {"jax", "flax", "grain", "gin", "tensorflow"} & set(sys.modules)\n'
-    'assert not found, found'
-  )
-  done = python('-c', code)
+def test_workers_share_the_work_and_import_no_jax_which_a_fork_does_not_bear(root, tmp_path):
+  given = flags(root, tmp_path / 'out', '--episodes=300', '--workers=2')[2:]
+  done = python('-c', watched(given, 300))
   assert done.returncode == 0 and '300 episodes' in done.stdout, done.stderr
