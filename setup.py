@@ -12,9 +12,11 @@ README = HERE / 'README.md'
 # Upper bounds where a minor release is known to move the API; lower bounds are versions that ran.
 CORE = [
   'absl-py>=2.1',
+  'array-record>=0.8.3',
   'etils>=1.9',
   'flax>=0.12.8,<0.13',
   'gin-config>=0.5',
+  'grain>=0.2.18',
   'jax>=0.10.2,<0.11',
   'jaxtyping>=0.3.11',
   'matplotlib>=3.9',

@@ -7,13 +7,13 @@ python -m hyperjax.inspect --gin_file=gin/runs/mtf.gin …     # the training da
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from hyperjax import adapt, cli, data
+from hyperjax import adapt, cli, data, stored
 from hyperjax.episodes import NOTHING, Episode
 from hyperjax.errors import InputError
 from hyperjax.vocabulary import Vocabulary
@@ -23,8 +23,22 @@ OF_A_RUN = ('episodes', 'contexts_cut')
 """Statistics that count what a run has used, which here is nothing."""
 
 
+MIXTURE_FLAGS = (
+  *('mixture', 'arguments', 'data_dir', 'vocabulary', 'extra_ids', 'split', 'lengths'),
+  *('targets_per_context', 'seed'),
+)
+
+
 def define_flags() -> None:
   """The flags of this verb."""
+  define_data_flags()
+  flags.DEFINE_integer('examples', 3, 'Episodes to print.', lower_bound=0)
+  flags.DEFINE_integer('episodes', 1000, 'Episodes to count lengths and rates on.', lower_bound=1)
+  flags.DEFINE_integer('tasks', 20, 'Tasks to list, the most frequent first.', lower_bound=0)
+
+
+def define_data_flags() -> None:
+  """Flags that describe a mixture, or name the gin files of a run; hyperjax.cache has them too."""
   flags.DEFINE_string('mixture', None, 'A mixture of hyperjax, or any seqio task.')
   flags.DEFINE_string('arguments', None, 'Fields of the mixture to replace, as JSON.')
   flags.DEFINE_string('data_dir', None, 'Where the data are; HYPERJAX_DATA by default.')
@@ -34,41 +48,52 @@ def define_flags() -> None:
   flags.DEFINE_string('lengths', json.dumps(dict(data.LENGTHS)), 'Of the features, as JSON.')
   flags.DEFINE_integer('targets_per_context', 1, 'Targets of an episode.', lower_bound=1)
   flags.DEFINE_integer('seed', 0, 'Of the episodes.', lower_bound=0)
-  flags.DEFINE_integer('examples', 3, 'Episodes to print.', lower_bound=0)
-  flags.DEFINE_integer('episodes', 1000, 'Episodes to count lengths and rates on.', lower_bound=1)
-  flags.DEFINE_integer('tasks', 20, 'Tasks to list, the most frequent first.', lower_bound=0)
   cli.define_gin_flags()
 
 
 def main() -> None:
   """Prints episodes as text, lengths, rates and what was left out."""
-  if FLAGS.gin_file:
-    live = of_run()
-  else:
-    adapt.require('mixture')
-    vocabulary = Vocabulary(FLAGS.vocabulary, FLAGS.extra_ids) if FLAGS.vocabulary else None
-    live = data.Live(
-      FLAGS.mixture,
-      FLAGS.split,
-      parsed('lengths', 'an object of numbers'),
-      FLAGS.targets_per_context,
-      FLAGS.targets_per_context,
-      FLAGS.seed,
-      vocabulary,
-      FLAGS.data_dir,
-      parsed('arguments', 'an object'),
-    )
+  check_data_flags()
+  live = of_run(*run_flags()) if FLAGS.gin_file else of_flags()
   print('\n'.join(told(live, FLAGS.examples, FLAGS.episodes, FLAGS.tasks)))
 
 
-def of_run() -> data.Live:
-  """The training data that gin files bind to a run."""
-  if FLAGS.mixture:
-    raise InputError('--gin_file names the mixture of a run; leave --mixture out')
-  from hyperjax import bindings, trainer
+def check_data_flags() -> None:
+  """InputError unless there is a mixture, or a run which needs no more flags."""
+  if not FLAGS.gin_file:
+    return adapt.require('mixture')
+  for name in MIXTURE_FLAGS:
+    if FLAGS[name].present:
+      raise InputError(f'--gin_file names the data of a run; leave --{name} out')
 
-  cli.parse_gin()
-  return bindings.build(trainer.train, {})['data']
+
+def of_flags() -> data.Live:
+  """The mixture that flags describe."""
+  return data.Live(
+    FLAGS.mixture,
+    FLAGS.split,
+    parsed('lengths', 'an object of numbers'),
+    FLAGS.targets_per_context,
+    FLAGS.targets_per_context,
+    FLAGS.seed,
+    Vocabulary(FLAGS.vocabulary, FLAGS.extra_ids) if FLAGS.vocabulary else None,
+    FLAGS.data_dir,
+    parsed('arguments', 'an object'),
+  )
+
+
+def run_flags() -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+  """Gin files, bindings and search paths, as `of_run` takes them."""
+  return FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths
+
+
+def of_run(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Any:
+  """The training data that gin files bind to a run: live, or stored."""
+  from hyperjax import bindings as gin_bindings
+  from hyperjax import trainer
+
+  gin_bindings.parse(files, bindings, search_paths)
+  return gin_bindings.build(trainer.train, {})['data']
 
 
 def parsed(flag: str, what: str) -> Any:
@@ -85,7 +110,7 @@ def parsed(flag: str, what: str) -> Any:
   return value
 
 
-def told(live: data.Live, examples: int, episodes: int, tasks: int) -> list[str]:
+def told(live: data.Live | stored.Stored, examples: int, episodes: int, tasks: int) -> list[str]:
   """The lines of a report: the head, tasks by rate, lengths, and `examples` episodes as text."""
   vocabulary = live.vocabulary
   head = f'{live.name}, split {live.split}, seed {live.seed}, {live.targets_per_context} targets'
@@ -100,7 +125,7 @@ def told(live: data.Live, examples: int, episodes: int, tasks: int) -> list[str]
   return lines
 
 
-def _drawn(live: data.Live) -> Iterator[Episode]:
+def _drawn(live: data.Live | stored.Stored) -> Iterator[Episode]:
   """Episodes 0, 1, …; of a seqio task its rows, cut to their lengths."""
   if live.is_assembled:
     yield from (live.episodes(live.seed, n) for n in itertools.count())
@@ -112,7 +137,7 @@ def _drawn(live: data.Live) -> Iterator[Episode]:
       yield {'task_id': 0, 'hyper_inputs': context, 'inputs': (x,), 'targets': (y,), 'cut': 0}
 
 
-def _tasks(live: data.Live, drawn: list[Episode], most: int) -> list[str]:
+def _tasks(live: data.Live | stored.Stored, drawn: list[Episode], most: int) -> list[str]:
   """A row a task: its share of the episodes, and the counts of its statistics."""
   names, statistics = live.episodes.task_names, live.statistics()
   shares = Counter(episode['task_id'] for episode in drawn)
@@ -132,7 +157,7 @@ def _tasks(live: data.Live, drawn: list[Episode], most: int) -> list[str]:
   return [*columns(rows), *notes]
 
 
-def _lengths(live: data.Live, drawn: list[Episode]) -> list[str]:
+def _lengths(live: data.Live | stored.Stored, drawn: list[Episode]) -> list[str]:
   """A row a feature: lengths in tokens, and how often they are more than there is room for."""
   rows = [['feature', 'length', 'mean', 'median', 'longest', 'cut %']]
   for feature in data.LENGTHS:
@@ -148,7 +173,7 @@ def _lengths(live: data.Live, drawn: list[Episode]) -> list[str]:
   return columns(rows)
 
 
-def _episode(live: data.Live, n: int, episode: Episode) -> list[str]:
+def _episode(live: data.Live | stored.Stored, n: int, episode: Episode) -> list[str]:
   """One episode as text."""
   text = lambda tokens: f'[{len(tokens)}] {_decoded(live.vocabulary, tokens)}'
   name = live.episodes.task_names[episode['task_id']] if live.is_assembled else live.name

@@ -95,3 +95,20 @@ def test_generate_counts_the_tokens_of_answers_that_are_equal():
     assert found['torch_tokens_per_second'] == pytest.approx(3 * 7 / ((torch[0] + torch[1]) / 2))
     assert found['ratio'] == pytest.approx((torch[0] / here[0] + torch[1] / here[1]) / 2)
     assert found['compile_seconds'] > 0
+
+
+# -- Episodes -------------------------------------------------------------------------------------
+
+
+def test_data_counts_episodes_of_batches_that_are_equal():
+  sizes = {'batch': 3, 'batches': 5}
+  line = line_of('data.py', **sizes, tasks=2, alternations=2, mixtures='sni_def_2pos')
+  assert sizes.items() <= line.items()
+  (found,) = line['mixtures'].values()
+  assert (found['tasks'], found['episodes']) == (2, 15)
+  for name in ('live', 'stored', 'written'):
+    first, second = found['times'][name]
+    assert found[name] == pytest.approx(15 / ((first + second) / 2))
+  live, stored = found['times']['live'], found['times']['stored']
+  ratio = (live[0] / stored[0] + live[1] / stored[1]) / 2
+  assert found['stored_over_live'] == pytest.approx(ratio)

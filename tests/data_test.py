@@ -270,6 +270,18 @@ def test_what_was_used_is_counted_by_task(live):
   assert 30 <= sum(counts['episodes'] for counts in statistics.values()) <= 60
 
 
+def test_tasks_of_the_same_name_are_counted_apart(live):
+  from hyperjax.sources import mixed
+
+  mixture = mixtures.get('sni')
+  made = live(mixed.Mixed(((mixture, 1), (mixture, 2))))
+  used = np.concatenate([each['task_id'] for each in take(made.starting_at(0), 9)])
+  statistics = made.statistics()
+  assert list(statistics) == [*tiny_data.TRAIN, *(f'{name} (1)' for name in tiny_data.TRAIN)]
+  for i, counts in enumerate(statistics.values()):
+    assert np.sum(used == i) <= counts['episodes'] <= np.sum(used == i) + 18  # made ahead
+
+
 def test_wrong_contexts_change_only_what_the_hypermodel_reads(live):
   small = {'arguments': {'window': 23, 'b_length': 5, 'c_lengths': (3, 5), 'min_segment': 3}}
   for mixture, options in (('sni_def_2pos', {}), ('c4_caclm', small)):

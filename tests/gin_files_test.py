@@ -142,6 +142,19 @@ def test_a_whole_run_is_built_from_one_file(path):
   assert jax.tree.leaves(trained) and isinstance(arguments['data'], trainer.Data)
 
 
+def test_stored_training_data_take_the_place_of_live_ones(root):
+  files = ('gin/runs/mtf.gin', 'gin/models/t5_1_1_tiny.gin', 'gin/hypermodels/none.gin')
+  stored_too = (*files, 'gin/data/stored.gin')
+  assert required(*stored_too) == sorted([*required(*files), 'EPISODES_DIR'])
+  macros = {name: REQUIRED[name] for name in required(*files)} | {'RANDOM_SEED': 3, 'BATCH_SIZE': 6}
+  usual, arguments = built(*files, **macros), built(*stored_too, **macros, EPISODES_DIR='episodes')
+  live, stored = usual['data'], arguments['data']
+  assert isinstance(stored, trainer.Data) and stored.directory == 'episodes'
+  assert (stored.name, stored.seed, stored.split) == ('sni_def', 3, 'train')
+  assert stored.lengths == live.lengths and stored.batch_size == 6
+  assert arguments.keys() == usual.keys()
+
+
 def test_the_evaluate_verb_is_built(root):
   arguments = built(
     'gin/runs/evaluate.gin', verb=evaluate.evaluate, MODEL_DIR='a', MIXTURE_OR_TASK_NAME='sni'

@@ -64,9 +64,10 @@ def run_python(code: str) -> None:
 # --- Imports --------------------------------------------------------------------------------------
 
 
-def test_the_core_imports_without_tensorflow_seqio_gin_and_hugging_face():
+def test_the_core_imports_without_tensorflow_seqio_gin_hugging_face_and_grain():
   # absl itself cannot be taken away, since flax, optax and orbax need it: see the next test.
-  absent = [name for name in AT_THE_EDGE if name != 'absl'] + ['transformers']
+  absent = [name for name in AT_THE_EDGE if name != 'absl']
+  absent += ['transformers', 'grain', 'array_record', 'apache_beam']
   modules = [module_name(file) for file in core()]
   assert len(modules) > 10 and 'hyperjax.data' in modules
   run_python(
@@ -90,6 +91,15 @@ def test_what_stays_at_the_edge_is_imported_late_by_the_modules_that_meet_it():
 def test_verbs_that_use_a_run_import_no_tensorflow_seqio_and_gin(verb):
   absent = [name for name in AT_THE_EDGE if name != 'absl']
   run_python(f'import sys\nfor name in {absent}: sys.modules[name] = None\nimport hyperjax.{verb}')
+
+
+def test_what_makes_and_stores_episodes_imports_no_jax_and_no_flax():
+  # An Apache Beam worker has neither, and a process that forks must not have used JAX.
+  absent = [*AT_THE_EDGE, 'jax', 'flax', 'grain', 'orbax']
+  run_python(
+    f'import sys\nfor name in {absent}: sys.modules[name] = None\nimport hyperjax.stored\n'
+    'from hyperjax import data\nassert data.Live("sni").is_assembled'
+  )
 
 
 def test_importing_hyperjax_imports_nothing_heavy():
