@@ -51,8 +51,13 @@ def _overlap(name: str, keys: Sequence[bytes], found: Mapping[bytes, Counter[str
 
 
 def _keys(inputs: Iterable[np.ndarray], vocabulary: Vocabulary) -> Iterator[bytes]:
-  """The hashes of inputs; one that is nothing but punctuation counts by its tokens."""
+  """The hashes of inputs; one that is nothing but punctuation counts by its tokens.
+
+  Of one that a context stands in front of, `… <x> input <y>`, the input.
+  """
   for tokens in inputs:
+    if len(tokens) and tokens[-1] == vocabulary.y_id:
+      tokens = tokens[np.max(np.flatnonzero(tokens == vocabulary.x_id), initial=-1) + 1 : -1]
     text = metrics.normal(vocabulary.decode(tokens)) or repr(list(map(int, tokens)))
     yield hashlib.blake2b(text.encode(), digest_size=8).digest()
 

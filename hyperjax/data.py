@@ -238,6 +238,17 @@ class Live:
     """Whether there are `episodes` by index; a seqio task is read from its beginning."""
     return self._own is not None
 
+  def beside(self, mixture: str | mixtures.Mixture, arguments: Mapping[str, Any] | None) -> 'Live':
+    """Another mixture over the same data, in the same vocabulary and lengths."""
+    return Live(
+      mixture,
+      self.split,
+      self.lengths,
+      vocabulary=self.vocabulary,
+      data_dir=self._data_dir,
+      arguments=arguments,
+    )
+
   @property
   def average(self) -> str:
     """What the mixture's scores are the mean of; see metrics.AVERAGES."""

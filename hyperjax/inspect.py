@@ -2,6 +2,7 @@
 
 python -m hyperjax.inspect --mixture=sni_def_2pos --data_dir=data --vocabulary=spiece.model
 python -m hyperjax.inspect --gin_file=gin/runs/mtf.gin …     # the training data of a run
+python -m hyperjax.inspect --mixture=p3_t0_short --against=p3_held_out …     # what it knows
 """
 
 import itertools
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from hyperjax import adapt, cli, data, stored
+from hyperjax import adapt, cli, contamination, data, stored
 from hyperjax.episodes import NOTHING, Episode
 from hyperjax.errors import InputError
 from hyperjax.vocabulary import Vocabulary
@@ -35,6 +36,10 @@ def define_flags() -> None:
   flags.DEFINE_integer('examples', 3, 'Episodes to print.', lower_bound=0)
   flags.DEFINE_integer('episodes', 1000, 'Episodes to count lengths and rates on.', lower_bound=1)
   flags.DEFINE_integer('tasks', 20, 'Tasks to list, the most frequent first.', lower_bound=0)
+  flags.DEFINE_string(
+    'against', None, 'A mixture to be evaluated: how many of its questions are trained on.'
+  )
+  flags.DEFINE_string('against_arguments', None, 'Fields of that mixture to replace, as JSON.')
 
 
 def define_data_flags() -> None:
@@ -55,7 +60,13 @@ def main() -> None:
   """Prints episodes as text, lengths, rates and what was left out."""
   check_data_flags()
   live = of_run(*run_flags()) if FLAGS.gin_file else of_flags()
+  if FLAGS.against_arguments and not FLAGS.against:
+    raise InputError('--against_arguments are those of a mixture: give --against too')
   print('\n'.join(told(live, FLAGS.examples, FLAGS.episodes, FLAGS.tasks)))
+  if FLAGS.against:
+    trained = live.live if isinstance(live, stored.Stored) else live
+    asked = trained.beside(FLAGS.against, parsed('against_arguments', 'an object'))
+    print('', *contaminated(trained, asked, FLAGS.tasks), sep='\n')
 
 
 def check_data_flags() -> None:
@@ -123,6 +134,24 @@ def told(live: data.Live | stored.Stored, examples: int, episodes: int, tasks: i
   for n, episode in enumerate(drawn[:examples]):
     lines += ['', *_episode(live, n, episode)]
   return lines
+
+
+def contaminated(trained: data.Live, asked: data.Live, most: int) -> list[str]:
+  """A row for each evaluated task with questions that are trained on, the most of them first."""
+  tasks = contamination.tasks_of(trained.episodes)
+  found = contamination.overlaps(tasks, asked.evaluation_tasks(), trained.vocabulary)
+  known = sorted((own for own in found if own.known), key=lambda own: -own.known)
+  total, hit = sum(own.questions for own in found), sum(own.known for own in known)
+  head = f'{hit:,} of {total:,} questions of {asked.name} are inputs that {trained.name} trains on'
+  if not known:
+    return [head]
+  rows = [['task', 'questions', 'trained on', 'in']]
+  for own in known[:most]:
+    where = ', '.join(f'{name} ({count})' for name, count in list(own.trained.items())[:3])
+    more = ', …' if len(own.trained) > 3 else ''
+    rows.append([own.name, str(own.questions), str(own.known), where + more])
+  rest = [f'and {len(known) - most} more tasks'] if len(known) > most else []
+  return [head, *columns(rows), *rest]
 
 
 def _drawn(live: data.Live | stored.Stored) -> Iterator[Episode]:

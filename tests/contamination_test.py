@@ -3,7 +3,7 @@
 import pytest
 import tiny_data
 
-from hyperjax import contamination, data
+from hyperjax import contamination, data, episodes
 from hyperjax.episodes import NOTHING, EvaluationTask, TaskExamples, examples
 from hyperjax.errors import InputError
 from hyperjax.sources import c4, mixed
@@ -51,6 +51,14 @@ def test_inputs_of_punctuation_alone_are_not_all_alike(vocabulary):
     [trained(vocabulary, 'marks', '. .')], [asked(vocabulary, 'q', '.', '. .')], vocabulary
   )
   assert found == [contamination.Overlap('q', 2, 1, {'marks': 1})]
+
+
+def test_the_context_in_front_of_a_question_is_none_of_it(vocabulary):
+  one, two = (vocabulary.encode(text) for text in ('the red cat', 'plum'))
+  joined, _ = episodes.joined(vocabulary, one, [], two, 30)
+  task = EvaluationTask('q', None, NOTHING, [joined], [('y',)])
+  names = [trained(vocabulary, text, text) for text in ('the red cat', 'plum')]
+  assert contamination.overlaps(names, [task], vocabulary)[0].trained == {'plum': 1}
 
 
 def test_tasks_are_found_inside_mixtures_of_mixtures(vocabulary, tmp_path):
