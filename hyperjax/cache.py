@@ -86,7 +86,7 @@ def told(directory: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
     rows.append([feature, str(manifest['lengths'].get(feature, 0)), *cells])
   cut = sum(counts['contexts_cut'] for counts in manifest['statistics'].values())
   count = f'{manifest["episodes"]:,} episodes of {len(manifest["tasks"])} tasks'
-  end = f'{directory}: {count}, {size / 1e6:,.1f} MB in {len(manifest["shards"])} shards'
+  end = f'{directory}: {count}, {size / 1e6:,.1f} MB'
   return [*inspect.columns(rows), f'contexts cut: {cut:,}', end]
 
 

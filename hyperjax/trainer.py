@@ -44,7 +44,7 @@ Batch = dict[str, np.ndarray]
 
 @runtime_checkable
 class Data(Protocol):
-  """Where batches come from; hyperjax.data.Live is one."""
+  """Where batches come from: hyperjax.data.Live, hyperjax.stored.Stored."""
 
   @property
   def name(self) -> str: ...
