@@ -2,10 +2,12 @@
 
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 import tiny_runs
 
-from hyperjax import data, evaluate, inspect, optim, peft, trainer
+from hyperjax import data, evaluate, inspect, optim, peft, stored, trainer
 from hyperjax.hypermodels import hypert5
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
@@ -73,10 +75,13 @@ def test_a_pack_goes_all_the_way(shared_data, vocabulary, config, backbone, mixt
   made = live(shared_data, vocabulary, mixture)
   told = inspect.told(made, examples=2, episodes=50, tasks=3)
   assert sum(line.startswith('episode ') for line in told) == 2
+  stored.write(made, tmp_path / 'episodes', 4 * STEPS, 33)
+  read = stored.Stored(str(tmp_path / 'episodes'), made)
+  jax.tree.map(np.testing.assert_array_equal, next(read.starting_at(7)), next(made.starting_at(7)))
   model_dir = str(tmp_path / 'run')
   last = trainer.train(
     model_dir,
-    made,
+    read,
     t5.T5(config),
     STEPS,
     hypert5.HyperT5(config, config, peft.PrefixTuning(3)),
