@@ -44,7 +44,10 @@ def settings() -> tuple[str, ...]:
 
 
 def tasks_of(setting: str, split: str) -> list[str]:
-  """The tasks that a setting trains on ('train', 'validation') or is tested on ('test')."""
+  """The tasks that a setting trains on ('train', 'validation') or is tested on ('test').
+
+  As published: non_nli_to_nli has `sick` on both sides.
+  """
   return _table()['splits'][setting]['test' if split == 'test' else 'train']
 
 

@@ -86,7 +86,7 @@ _KINDS: tuple[Callable[[np.random.Generator, Sequence[str]], str], ...] = (
 
 
 def labelled(card: Card, max_labels: int) -> Card | None:
-  """The card with the same options in all its instances, those of its labels; None: it has none.
+  """The card with its labels as the options of all its instances; None: it has none.
 
   Choices that differ from line to line are listed behind the input, and their letters chosen. A
   task without options is a classification if at most `max_labels` outputs make up its instances,
@@ -104,11 +104,15 @@ def labelled(card: Card, max_labels: int) -> Card | None:
     with_options = [dataclasses.replace(each, options=labels) for each in instances]
   else:
     counts = {len(each.options) for each in instances}
-    few = len(counts) == 1 and max(counts) <= len(string.ascii_uppercase)
-    with_options = [_listed(each) for each in instances] if few else []
-  if not with_options or len(with_options[0].options) < 2:
-    return None
-  return dataclasses.replace(card, instances=with_options, metrics=('accuracy',))
+    listable = 0 < min(counts) and max(counts) <= len(string.ascii_uppercase)
+    with_options = [_listed(each) for each in instances] if listable else []
+  made = dataclasses.replace(card, instances=with_options, metrics=('accuracy',))
+  return made if len(labels_of(made)) > 1 else None
+
+
+def labels_of(card: Card) -> tuple[str, ...]:
+  """The labels of a card that has some: an instance may have fewer choices than another."""
+  return max((each.options for each in card.instances), key=len, default=())
 
 
 def _listed(instance: Instance) -> Instance:
@@ -172,8 +176,9 @@ class SymbolTuning:
   ) -> FewShotEpisodes:
     every = list(self.source.cards(data_dir, 'train' if self.held_out else split))
     self._tell_strangers([card.name for card in every])
-    usable = self._usable([card for card in every if self._is_of(card.name, split)])
-    names = [tuple(card.instances[0].options) for card in usable]
+    chosen = [card for card in every if self._is_of(card.name, split)]
+    usable = [card for card in self._labelled(chosen) if card is not None]
+    names = [labels_of(card) for card in usable]
     return cards.few_shot_episodes(
       cards.tokenised(vocabulary, usable),
       self.assembly,
@@ -211,38 +216,41 @@ class SymbolTuning:
       'are held out, but which the source does not have under these names',
     )
 
-  def _usable(self, every: Sequence[Card]) -> list[Card]:
+  def _labelled(self, every: Sequence[Card]) -> list[Card | None]:
+    """`labelled` of each card; which of them have no labels is told."""
     made = [labelled(card, self.max_labels) for card in every]
-    usable = [card for card in made if card is not None]
-    cards.tell([c.name for c, own in zip(every, made) if own is None], 'are no classification')
-    if not usable:
+    bare = dict.fromkeys(card.name for card, own in zip(every, made) if own is None)
+    cards.tell(list(bare), 'are no classification')
+    if not any(made):
       raise errors.InputError(
         f'none of {len(every)} tasks is a classification: symbol tuning needs tasks with labels'
         ' (SymbolTuning.source, held_out)'
       )
-    if self.instruction and (bare := [card.name for card in usable if card.definition is None]):
+    untold = [card.name for card in made if card is not None and card.definition is None]
+    if self.instruction and untold:
       raise errors.InputError(
-        f'{len(bare)} of {len(usable)} tasks have no definition to show: {bare[0]}, …; take another'
-        ' SymbolTuning.source, or set instruction=False'
+        f'{len(untold)} of {len(every)} tasks have no definition to show: {untold[0]}, …; take'
+        ' another SymbolTuning.source, or set instruction=False'
       )
-    return usable
+    return made
 
   def _asked(
     self, every: Sequence[Asked], vocabulary: Vocabulary, seed: int, limit: int | None
   ) -> list[Asked]:
+    both = [  # questions and shots together: they have the same labels
+      dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
+      for each in every
+    ]
     made = []
-    for each in every:  # questions and shots together: they have the same labels
-      both = dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
-      card = labelled(both, self.max_labels)
-      if card is None:
-        continue
-      count = sum(not instance.empty for instance in each.card.instances)
-      made.append((card, card.instances[:count][:limit], tuple(card.instances[count:])))
-    self._usable([each.card for each in every])  # tells which are not
-    return [self._replaced(card, queries, shots, vocabulary, seed) for card, queries, shots in made]
+    for each, card in zip(every, self._labelled(both)):
+      if card is not None:
+        count = sum(not instance.empty for instance in each.card.instances)
+        queries, shots = card.instances[:count], card.instances[count:]
+        made.append(self._replaced(card, queries[:limit], shots, vocabulary, seed))
+    return made
 
   def _replaced(self, card, queries, shots, vocabulary: Vocabulary, seed: int) -> Asked:
-    labels = tuple(card.instances[0].options)
+    labels = labels_of(card)
     table = dict(zip(labels, labels))
     if self.labels == 'symbols':
       rng = cards.seeded(seed, card.name)
@@ -271,6 +279,11 @@ class Relabelled:
       {tokens.tobytes(): i for i, tokens in enumerate(vocabulary.encode_many(own))}
       for own in labels
     ]
+    if alike := [own for own, index in zip(labels, self._index) if len(index) < len(own)]:
+      raise errors.InputError(
+        f'vocabulary {vocabulary.path} cannot tell some of the labels {", ".join(alike[0])} apart:'
+        ' take one that has their letters, or leave their task out (SymbolTuning.source)'
+      )
 
   def __call__(
     self, rng: np.random.Generator, task_id: int, examples: list[Example]
