@@ -1,6 +1,7 @@
 """Rows of Parquet and TFRecord files; their libraries are imported when such a file is read."""
 
 import pathlib
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -87,4 +88,5 @@ def _value(name: str, feature: Any, where: str) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-  return str(error).partition('\n')[0]
+  """Of what a library says, without the names of its own parts."""
+  return re.sub(r'{{.*?}} *| *\[Op:.*', '', str(error).partition('\n')[0])
