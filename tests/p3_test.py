@@ -308,6 +308,8 @@ def test_missing_tasks_are_an_error_or_told(vocabulary, data_dir):
     p3.P3('held_out').asked(data_dir)
   with pytest.raises(errors.InputError, match='1 of 1 tasks'):
     p3.P3(['wiki_bio_who'], missing='skip').asked(data_dir)
+  with pytest.raises(errors.InputError, match=rf'{RTE} has no test file in .*: put it there'):
+    p3.find(data_dir).questions(RTE, 'test')
   with pytest.raises(errors.InputError, match="no split 'dev': P3 has train, validation, test"):
     mixture.asked(data_dir, 'dev')
 

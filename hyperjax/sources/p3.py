@@ -161,6 +161,8 @@ class Folder:
   def instances(self, name: str, split: str) -> Iterator[Instance]:
     """The rows of a task; its questions where it has no files but the score_eval ones."""
     if (name, split) not in self.found:
+      if (name + SCORE_EVAL, split) not in self.found:
+        raise errors.InputError(f'{name} has no {split} file in {self.path}: put it there')
       yield from self.questions(name, split)
       return
     prompt = prompts().get(name)
