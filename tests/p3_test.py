@@ -220,6 +220,7 @@ def test_where_files_are_looked_for(tmp_path):
   tiny_data.write_lines(tmp_path / 'p3' / 'raw' / 'trec.train.jsonl.gz', [{'text': 'x'}])
   (tmp_path / 'p3' / 'again').symlink_to(tmp_path / 'p3')  # a loop
   assert p3.find(tmp_path).names('train') == sorted(NAMES)
+  assert len(list(p3.find(tmp_path).instances(RTE, 'train'))) == 11
   assert p3.find(tmp_path / 'p3').names('train') == sorted(NAMES)  # the folder itself
   tiny_data.write_lines(tmp_path / 'mine.train.jsonl', tiny_data.prompted(RTE, 3))
   assert 'mine' in p3.find(tmp_path, '.').names('train')
@@ -527,6 +528,17 @@ def test_a_pool_that_is_too_small_is_reported(vocabulary, data_dir):
     RTE: 5, COMMON_GEN: 5, ROTTEN: 5, COPA: 8
   }  # fmt: skip
   assert len(shown(vocabulary, every[COPA][0].context)) == 8  # COPA's empty rows show nothing
+
+
+def test_an_example_that_comes_twice_is_shown_once(vocabulary, tmp_path):
+  rows = tiny_data.prompted(RTE, 4)
+  tiny_data.write_lines(tmp_path / f'{RTE}.train.jsonl', rows * 3)
+  tiny_data.write_lines(tmp_path / f'{RTE}.validation.jsonl', tiny_data.prompted(RTE, 3, first=9))
+  for rule in ('task', 'per_example'):
+    for task in contexts(vocabulary, tmp_path, prompts=[RTE], shots=7, contexts=rule)[RTE]:
+      inputs = [x for x, _ in shown(vocabulary, task.context)]
+      assert sorted(inputs) == sorted(row['inputs_pretokenized'] for row in rows)
+      assert task.shots_missing == 3
 
 
 def test_a_context_that_is_too_long_is_cut_in_its_last_example(vocabulary, data_dir):

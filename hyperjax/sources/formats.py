@@ -11,6 +11,10 @@ LISTS = ('answer_choices', 'idx', 'inputs', 'targets')
 """Fields of P3's TFRecords that are lists; others hold one value."""
 
 
+BATCH = 256
+"""TFRecords taken at once: one by one they come at a tenth of the rate."""
+
+
 def parquet(
   path: pathlib.Path, fields: Collection[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -56,7 +60,8 @@ def tfrecord(
     ) from error
   number = 0
   try:
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    batches = tf.data.TFRecordDataset(str(path)).batch(BATCH).as_numpy_iterator()
+    for record in (record for batch in batches for record in batch):
       features = tf.train.Example.FromString(record).features.feature
       number += 1
       where = f'{path} record {number}'
