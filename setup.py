@@ -42,11 +42,13 @@ EXTRAS = {
     'tensorflow-datasets>=4.9.9' + WITH_TENSORFLOW,
   ],
   'huggingface': ['huggingface-hub>=1.31', 'tokenizers>=0.22', 'transformers>=5'],
+  'parquet': ['pyarrow>=26'],
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],
   'test': [
     'beartype>=0.22',
     'mypy>=1.18',
+    'pyarrow>=26',
     'pytest>=8',
     'pytest-timeout>=2.3',
     'ruff>=0.14',

@@ -3,8 +3,9 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -59,8 +60,38 @@ class TaskExamples:
 
   name: str
   definition: Tokens | None
-  positives: tuple[Example, ...]
-  examples: tuple[Example, ...]
+  positives: Sequence[Example]
+  examples: Sequence[Example]
+
+
+class Packed(Sequence[Example]):
+  """Examples end to end in one array, unpacked when asked for.
+
+  Objects of their own take four times the memory, which counts where there are millions (P3).
+  """
+
+  def __init__(self, unpacked: Sequence[Example]):
+    texts = [text for each in unpacked for text in (each.input, *each.outputs)]
+    small = max((int(text.max()) for text in texts if len(text)), default=0) < 2**16
+    self._tokens = np.concatenate([NOTHING, *texts]).astype(np.uint16 if small else np.int32)
+    self._ends = np.cumsum([0, *map(len, texts)])
+    self._firsts = np.cumsum([0, *(1 + len(each.outputs) for each in unpacked)])
+
+  def __len__(self) -> int:
+    return len(self._firsts) - 1
+
+  @overload
+  def __getitem__(self, i: int) -> Example: ...
+  @overload
+  def __getitem__(self, i: slice) -> Sequence[Example]: ...
+  def __getitem__(self, i: int | slice) -> Example | Sequence[Example]:
+    if isinstance(i, slice):
+      return [self[each] for each in range(len(self))[i]]
+    i = range(len(self))[i]
+    ends = self._ends[self._firsts[i] : self._firsts[i + 1] + 1].tolist()
+    tokens = self._tokens[ends[0] : ends[-1]].astype(np.int32)
+    x, *ys = (tokens[a - ends[0] : b - ends[0]] for a, b in itertools.pairwise(ends))
+    return Example(x, tuple(ys))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -245,10 +276,10 @@ class FewShotEpisodes:
     ]
 
   @functools.cached_property
-  def _groups(self) -> list[list[list[Example]]]:
+  def _groups(self) -> list['_ByInput']:
     """Per task: the examples that can be drawn, those of one input together."""
     return [
-      _by_input(task.examples, {shot.input.tobytes() for shot in shots})
+      _ByInput(task.examples, {shot.input.tobytes() for shot in shots})
       for task, shots in zip(self.tasks, self._positives)
     ]
 
@@ -258,7 +289,7 @@ class FewShotEpisodes:
 
   @functools.cached_property
   def _cumulative(self) -> np.ndarray:
-    counts = [sum(map(len, groups)) for groups in self._groups]
+    counts = [groups.examples for groups in self._groups]
     rates = np.array(counts if self.rates is None else self.rates, np.float64)
     rates = np.where(self._usable, rates, 0)
     if np.any(rates < 0) or not rates.sum():
@@ -274,7 +305,7 @@ class FewShotEpisodes:
     }
 
   def _statistics_of(
-    self, task: TaskExamples, positives: int, groups: list[list[Example]]
+    self, task: TaskExamples, positives: int, groups: '_ByInput'
   ) -> dict[str, int]:
     kept = [example for group in groups for example in group]
     empty = sum(map(_empty, task.examples))
@@ -298,14 +329,36 @@ def _empty(example: Example) -> bool:
   return not len(example.input) or not any(map(len, example.outputs))
 
 
-def _by_input(instances: Iterable[Example], taken: set[bytes]) -> list[list[Example]]:
-  groups = collections.defaultdict(list)
-  for instance in instances:
-    if not _empty(instance):
-      groups[instance.input.tobytes()].append(
-        Example(instance.input, tuple(y for y in instance.outputs if len(y)))
-      )
-  return [group for key, group in groups.items() if key not in taken]
+class _ByInput(Sequence[list[Example]]):
+  """Those of some examples that are not empty nor taken: of each input a list."""
+
+  def __init__(self, every: Sequence[Example], taken: set[bytes]):
+    groups = collections.defaultdict(list)
+    for i, each in enumerate(every):
+      if not _empty(each) and (key := each.input.tobytes()) not in taken:
+        groups[key].append(i)
+    self._every = every
+    self._order = np.array([i for group in groups.values() for i in group], np.uint32)
+    self._ends = np.cumsum([0, *map(len, groups.values())], dtype=np.uint32)
+
+  @property
+  def examples(self) -> int:
+    """How many there are, in all lists."""
+    return len(self._order)
+
+  def __len__(self) -> int:
+    return len(self._ends) - 1
+
+  def __getitem__(self, i):
+    first, end = self._ends[i], self._ends[i + 1]  # IndexError where iteration ends
+    return [_without_empty(self._every[j]) for j in self._order[first:end].tolist()]
+
+
+def _without_empty(example: Example) -> Example:
+  """The example with those of its references that say something."""
+  if all(map(len, example.outputs)):
+    return example
+  return Example(example.input, tuple(y for y in example.outputs if len(y)))
 
 
 def _one(rng: np.random.Generator, choices: Sequence) -> Any:

@@ -2,7 +2,7 @@
 
 A prompt's task has features inputs and targets, as P3 itself; `…_score_eval` has a row for each
 choice, with `idx` and `is_correct`. Inputs have no EOS, targets have one (T0). The mixtures
-`t0_train` and `t0_eval_score_eval` are T0's own.
+`t0_train` and `t0_eval_score_eval` are T0's, the latter without StoryCloze (HyperTuning, 5.1).
 """
 
 import functools

@@ -112,6 +112,40 @@ def test_joining_cuts_the_context_and_keeps_the_query(vocabulary):
   np.testing.assert_array_equal(short, [vocabulary.x_id, *query[1:], vocabulary.y_id])
 
 
+def test_packed_examples_are_the_examples(vocabulary):
+  pairs = [
+    ('red cat', ['one', '']),
+    ('', ['two']),
+    ('dog', []),
+    ('the big bird', ['a', 'in', 'on']),
+  ]
+  for top in (0, 70_000):  # ids of 16 bits, and of more
+    made = episodes.examples(vocabulary, pairs)
+    made.append(episodes.Example(np.array([top, 5], np.int32), (np.array([top], np.int32),)))
+    packed = episodes.Packed(made)
+    assert len(packed) == 5
+    for one, other in (
+      *zip(packed, made, strict=True),
+      (packed[-2], made[-2]),
+      (packed[1:3][0], made[1]),
+    ):
+      assert [x.dtype for x in (one.input, *one.outputs)] == [np.int32] * (1 + len(other.outputs))
+      np.testing.assert_array_equal(one.input, other.input)
+      assert [y.tolist() for y in one.outputs] == [y.tolist() for y in other.outputs]
+    with pytest.raises(IndexError):
+      packed[5]
+  assert list(episodes.Packed([])) == []
+
+
+def test_episodes_are_the_same_of_packed_examples(vocabulary, tasks):
+  packed = [dataclasses.replace(each, examples=episodes.Packed(each.examples)) for each in tasks]
+  options = {'shots': 2, 'positives': 1}
+  one, other = few_shot(vocabulary, tasks, **options), few_shot(vocabulary, packed, **options)
+  assert one.statistics == other.statistics
+  for n in range(30):
+    same(one(4, n), other(4, n))
+
+
 # --- Few-shot episodes ----------------------------------------------------------------------------
 
 

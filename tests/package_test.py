@@ -19,7 +19,8 @@ from packaging import requirements, utils
 
 ROOT = pathlib.Path(__file__).parent.parent
 AT_THE_EDGE = (
-  *('absl', 'gin', 'seqio', 'tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'torch'),
+  *('absl', 'gin', 'pyarrow', 'seqio', 'tensorflow', 'tensorflow_datasets', 'tensorflow_text'),
+  'torch',
 )
 
 
@@ -79,6 +80,7 @@ def test_the_core_imports_without_tensorflow_seqio_gin_hugging_face_and_grain():
 def test_what_stays_at_the_edge_is_imported_late_by_the_modules_that_meet_it():
   late = {
     'data.py': {'seqio', 'tensorflow', 'tensorflow_datasets', 'tensorflow_text'},
+    'formats.py': {'pyarrow', 'tensorflow'},  # Parquet, TFRecord
     'huggingface.py': {'torch'},  # pytorch_model.bin
   }
   for file in core():

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -134,6 +135,142 @@ def test_damaged_gzip_is_named(tmp_path):
 def test_a_byte_order_mark_is_not_text(tmp_path):
   (tmp_path / 'train.jsonl').write_bytes('{"text": "a"}\n'.encode('utf-8-sig'))
   assert list(c4.texts(None, str(tmp_path / 'train.jsonl'), 'train')) == [('a', 'c4')]
+
+
+# --- Parquet and TFRecord -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet(tmp_path):
+  pyarrow = pytest.importorskip('pyarrow')
+  writer = pytest.importorskip('pyarrow.parquet')
+
+  def write(columns):
+    writer.write_table(pyarrow.table(columns), tmp_path / 'a.parquet', row_group_size=2)
+    return tmp_path / 'a.parquet'
+
+  return write
+
+
+@pytest.fixture
+def tfrecord(tmp_path):
+  tf = pytest.importorskip('tensorflow')  # not on Python 3.14
+
+  def write(*records):
+    with tf.io.TFRecordWriter(str(tmp_path / 'a.tfrecord-00000-of-00001')) as file:
+      for record in records:
+        if isinstance(record, dict):
+          lists = {k: tf.train.BytesList(value=v) for k, v in record.items()}
+          features = {k: tf.train.Feature(bytes_list=v) for k, v in lists.items()}
+          record = tf.train.Example(features=tf.train.Features(feature=features))
+          record = record.SerializeToString()
+        file.write(record)
+    return tmp_path / 'a.tfrecord-00000-of-00001'
+
+  return write
+
+
+def test_rows_of_parquet_are_records_with_their_place(parquet):
+  path = parquet({'text': ['a', 'b', 'c'], 'idx': [[1, 0], [2], None], 'n': [1, 2, 3]})
+  rows = [{'text': 'a', 'idx': [1, 0], 'n': 1}, {'text': 'b', 'idx': [2], 'n': 2}]
+  rows.append({'text': 'c', 'idx': None, 'n': 3})
+  assert list(files.records(path)) == [(f'{path} row {i}', row) for i, row in enumerate(rows, 1)]
+  some = [record for _, record in files.records(path, ('n', 'absent'))]
+  assert some == [{'n': 1}, {'n': 2}, {'n': 3}]
+  assert [record for _, record in files.records(path, ('absent',))] == [{}] * 3
+
+
+def test_faults_of_parquet_are_named(parquet):
+  path = parquet({'text': ['a', 'b'] * 50, 'odd': [b'x', b'y'] * 50, 'n': [1.5, None] * 50})
+  rows = list(files.records(path))
+  for (where, row), field, said in (
+    (rows[1], 'absent', 'row 2: no field "absent", expected a string'),
+    (rows[0], 'odd', 'row 1: field "odd" is of type bytes, expected a string'),
+    (rows[0], 'n', 'row 1: field "n" is a number, expected a string'),
+    (rows[1], 'n', 'row 2: field "n" is null, expected a string'),
+  ):
+    with pytest.raises(errors.InputError, match=rf'a\.parquet {said}$'):
+      files.text(row, field, where)
+  whole = path.read_bytes()
+  middle = len(whole) // 3
+  damaged = whole[:4] + bytes(255 - byte for byte in whole[4:middle]) + whole[middle:]
+  for content in (whole[:-9], whole[: len(whole) // 2], b'not parquet', damaged):
+    path.write_bytes(content)
+    with pytest.raises(
+      errors.InputError, match=r'a\.parquet: damaged after row 0 .*; fetch the file'
+    ):
+      list(files.records(path))
+  path.write_bytes(b'')
+  with pytest.raises(errors.InputError, match=r'a\.parquet: damaged after row 0'):
+    list(files.records(path))
+  path.unlink()
+  with pytest.raises(errors.InputError, match=r'a\.parquet: .*(No such file|does not exist)'):
+    list(files.records(path))
+
+
+def test_parquet_without_rows_or_utf_8_is_named(parquet):
+  pyarrow = pytest.importorskip('pyarrow')
+  with pytest.raises(errors.InputError, match=r'a\.parquet is empty'):
+    list(files.records(parquet({'text': pyarrow.array([], pyarrow.string())})))
+  binary = pyarrow.array([b'good', b'caf\xe9'], pyarrow.binary())
+  broken = pyarrow.Array.from_buffers(pyarrow.string(), 2, binary.buffers())
+  with pytest.raises(errors.InputError, match=r'a\.parquet after row 0: not UTF-8 .*; convert'):
+    list(files.records(parquet({'text': broken})))
+
+
+def test_records_of_tfrecord_are_text_with_their_place(tfrecord):
+  path = tfrecord({'text': [b'a'], 'answer_choices': [b'x', b'y']}, {'text': [], 'b': [b'd']})
+  rows = [{'text': 'a', 'answer_choices': ['x', 'y']}, {'text': [], 'b': 'd'}]
+  expected = [(f'{path} record {i}', row) for i, row in enumerate(rows, 1)]
+  assert list(files.records(path)) == expected
+  assert [row for _, row in files.records(path, ('b',))] == [{}, {'b': 'd'}]
+  path = tfrecord({'answer_choices': [b'x']})
+  assert next(files.records(path))[1] == {'answer_choices': ['x']}  # a list, of one too
+
+
+def test_faults_of_tfrecord_are_named(tfrecord):
+  good = {'text': [b'a' * 50]}
+  path = tfrecord(good, {'text': [b'caf\xe9']})
+  with pytest.raises(errors.InputError, match='record 2: field "text" is not UTF-8'):
+    list(files.records(path))
+  path = tfrecord(good, b'no example')
+  with pytest.raises(
+    errors.InputError, match=r'-of-00001: damaged after record 1 .*; fetch the file'
+  ):
+    list(files.records(path))
+  path = tfrecord(*[good] * 5)
+  whole = path.read_bytes()
+  for content, place in (
+    (whole[:-9], 'truncated record at 328'),
+    (whole[:-200] + b'x' + whole[-199:], 'corrupted record at 176'),
+  ):
+    path.write_bytes(content)
+    with pytest.raises(
+      errors.InputError, match=rf'damaged after record 0 \({place}[^{{\[]*\); fetch'
+    ):
+      list(files.records(path))
+  path.write_bytes(b'not records, but more than sixteen bytes of text')
+  with pytest.raises(errors.InputError, match='damaged after record 0 '):
+    list(files.records(path))
+  path.write_bytes(b'')
+  with pytest.raises(errors.InputError, match='is empty'):
+    list(files.records(path))
+  path.unlink()
+  with pytest.raises(errors.InputError, match='a.tfrecord-00000-of-00001: .*No such file'):
+    list(files.records(path))
+
+
+@pytest.mark.parametrize(
+  'name,module,said',
+  [
+    ('a.parquet', 'pyarrow', r'needs pyarrow to be read: pip install "hyperjax\[parquet\]"'),
+    ('a.tfrecord', 'tensorflow', r'needs TensorFlow to be read: pip install "hyperjax\[seqio\]"'),
+  ],
+)
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, name, module, said):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(errors.InputError, match=said):
+    next(files.records(tmp_path / name))
 
 
 # --- Super-NaturalInstructions --------------------------------------------------------------------

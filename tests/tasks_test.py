@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_data
 
 from hyperjax import data, episodes, errors, inspect, mixtures
+from hyperjax.sources import metaicl, p3
 
 seqio = pytest.importorskip('seqio')  # not on Python 3.14
 tf = pytest.importorskip('tensorflow')
@@ -33,6 +35,11 @@ def vocabulary(tmp_path_factory):
 def data_dir(tmp_path, vocabulary, monkeypatch):
   tiny_data.repository(tmp_path / 'sni')
   tiny_data.text(tmp_path / 'text')
+  tiny_data.p3(tmp_path / 'p3')
+  tiny_data.metaicl_pack(tmp_path / 'metaicl')
+  shutil.rmtree(
+    tmp_path / 'metaicl' / 'superglue-copa'
+  )  # its letters A, B are not in the vocabulary
   monkeypatch.setenv('HYPERJAX_DATA', str(tmp_path))
   monkeypatch.setattr(data, 'from_environment', lambda: vocabulary)  # 11 extra ids, not 100
   return tmp_path
@@ -45,7 +52,11 @@ def rows(name, split='train', count=None, **options):
 
 
 def test_importing_tasks_registers_everything_before_any_file_is_known(tmp_path):
-  names = [*mixtures.MIXTURES, 'c4_v310_caclm', 'c4_v310_clm']
+  names = [*mixtures.MIXTURES, 'c4_v310_caclm', 'c4_v310_clm', *p3.prompts()]
+  names += [name + '_score_eval' for name in p3.held_out()] + ['t0_train', 't0_eval_score_eval']
+  asked_for = {'c4_caclm', 'c4_clm', 'sni_def', 'sni_def_2pos', 'p3_t0_short', 'p3_held_out'}
+  asked_for |= {f'metaicl_{setting}' for setting in metaicl.settings()} | {'symbol_tuning'}
+  assert asked_for < set(names)
   program = f'import seqio, tasks\nfor name in {names}: seqio.get_mixture_or_task(name)'
   environment = {k: v for k, v in os.environ.items() if not k.startswith('HYPERJAX_')}
   environment['PYTHONPATH'] = str(pathlib.Path(__file__).parent.parent)
@@ -54,8 +65,20 @@ def test_importing_tasks_registers_everything_before_any_file_is_known(tmp_path)
   assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.filterwarnings('ignore::hyperjax.errors.Note')  # what is no classification
 @pytest.mark.parametrize(
-  'name', ['sni_def', 'sni_def_2pos', 'sni_def_2pos_in_context', 'sni_fewshot']
+  'name',
+  [
+    'sni_def',
+    'sni_def_2pos',
+    'sni_def_2pos_in_context',
+    'sni_fewshot',
+    'p3',
+    'p3_in_context',
+    'p3_zero_shot',
+    'metaicl',
+    'symbol_tuning',
+  ],
 )
 def test_training_rows_are_the_assembler_s_episodes(vocabulary, data_dir, name):
   made = mixtures.get(name).episodes(data_dir, vocabulary, LENGTHS)
@@ -87,6 +110,66 @@ def test_seqio_s_metrics_see_all_references(data_dir):
   scores = [metric(targets, predictions) for metric in task.metric_fns]
   assert scores[1]['exact_match'] == pytest.approx(100 * 1 / 9)  # 'green' answers one of nine
   assert scores[0]['rouge_l'] >= scores[1]['exact_match']
+
+
+@pytest.mark.filterwarnings('ignore::hyperjax.errors.Note')
+@pytest.mark.parametrize(
+  'name,split', [('p3', 'validation'), ('metaicl', 'test'), ('symbol_tuning', 'test')]
+)
+def test_questions_of_all_tasks_are_rows(vocabulary, data_dir, name, split):
+  mixture = mixtures.get(name)
+  seed = getattr(mixture, 'seeds', (0,))[0]
+  tasks = mixture.evaluation_tasks(data_dir, vocabulary, LENGTHS, split, seed)
+  found = rows(name, split, shuffle=False)
+  expected = [(i, own, y) for i, own in enumerate(tasks) for y in own.references]
+  assert len(found) == len(expected) > 4
+  for row, (i, own, answers) in zip(found, expected):
+    assert row['task_id'] == i and [y.decode() for y in row['references']] == list(answers)
+    np.testing.assert_array_equal(row['hyper_inputs'], own.context)
+
+
+def test_prompts_are_t0_s_tasks(vocabulary, data_dir):
+  made = list(
+    seqio.get_mixture_or_task(tiny_data.RTE)
+    .get_dataset({'inputs': 30, 'targets': 9}, 'train', shuffle=False)
+    .as_numpy_iterator()
+  )
+  for row, line in zip(made, tiny_data.prompted(tiny_data.RTE, 11), strict=True):
+    x, y = line['inputs_pretokenized'], line['targets_pretokenized'].strip()
+    assert row['inputs'].tolist() == vocabulary.encode(x).tolist()  # no EOS
+    assert row['targets'].tolist() == [*vocabulary.encode(y).tolist(), vocabulary.eos_id]
+    assert row['inputs_pretokenized'].decode() == x
+  assert len(rows(tiny_data.COPA, 'train', shuffle=False)) == 8  # empty rows are left out
+  with pytest.raises(tf.errors.OpError, match='wiki_bio_who has no train file'):
+    rows('wiki_bio_who', 'train', shuffle=False)
+
+
+def test_choices_are_scored_as_t0_does(vocabulary, data_dir):
+  task = seqio.get_mixture_or_task(tiny_data.COPA + '_score_eval')
+  lengths = {'inputs': 30, 'targets': 9}
+  found = list(task.get_dataset(lengths, 'validation', shuffle=False).as_numpy_iterator())
+  lines = tiny_data.score_eval(tiny_data.prompted(tiny_data.COPA, 7, first=11))
+  assert [bool(row['is_correct']) for row in found] == [line['is_correct'] for line in lines]
+  assert [row['idx'].tolist() for row in found] == [[i // 2, i % 2] for i in range(8)]
+  for row, line in zip(found, lines, strict=True):
+    assert vocabulary.decode(row['inputs']) == line['inputs_pretokenized']
+    assert vocabulary.decode(row['targets']) == line['targets_pretokenized']
+    assert row['targets'][-1] == vocabulary.eos_id
+  targets = [task.postprocess_fn(None, example=row, is_target=True) for row in found]
+  (metric,) = task.score_metric_fns or task.metric_fns
+  right = np.array([float(row['is_correct']) for row in found])
+  assert metric(targets, list(right)) == {'accuracy': 100}
+  assert metric(targets, list(-right)) == {'accuracy': 0}
+  assert metric(targets, list(right * [1, 1, 1, 1, -1, -1, -1, -1])) == {'accuracy': 50}
+  first = np.mean([row['is_correct'] for row in found if row['idx'][1] == 0])
+  assert metric(targets, [0.0] * 8) == {'accuracy': 100 * first}  # of equals the first
+
+
+def test_t0_s_mixture_has_t0_s_rates():
+  mixture = seqio.MixtureRegistry.get('t0_train')
+  made = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+  assert made == dict(zip(p3.t0_train(), p3.rates(p3.t0_train()))) and len(made) == 313
+  assert len(seqio.MixtureRegistry.get('t0_eval_score_eval').tasks) == 111
 
 
 def test_text_that_fits_in_memory(vocabulary, data_dir, monkeypatch):

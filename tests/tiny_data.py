@@ -102,3 +102,106 @@ def write_lines(path: pathlib.Path, records: list) -> pathlib.Path:
   data = ''.join(json.dumps(record) + '\n' for record in records).encode()
   path.write_bytes(gzip.compress(data) if path.suffix == '.gz' else data)
   return path
+
+
+# --- P3 -------------------------------------------------------------------------------------------
+
+RTE, COPA = 'super_glue_rte_GPT_3_style', 'super_glue_copa_C1_or_C2_premise_so_because_'
+COMMON_GEN, ROTTEN = 'common_gen_Example_prompt', 'rotten_tomatoes_Movie_Expressed_Sentiment'
+PROMPTS = {RTE: 'red', COPA: 'green', COMMON_GEN: 'blue', ROTTEN: 'white'}
+"""Prompts of T0, and the word that begins all inputs of each here."""
+
+
+def prompted(name: str, count: int, first: int = 0) -> list[dict]:
+  """Rows of a prompt in P3's fields. COPA's choices differ, every third row of it says nothing."""
+  rows = []
+  for i in range(first, first + count):
+    a, b = WORDS[i % len(WORDS)], WORDS[(i + 5) % len(WORDS)]
+    row = {'idx': [i], 'inputs_pretokenized': f'{PROMPTS[name]} {a} {b}'}
+    choices = {RTE: ['one', 'two'], COPA: [a, b], COMMON_GEN: None, ROTTEN: None}[name]
+    target = (choices or (['negative', 'positive'] if name == ROTTEN else [f'the {b}', 'a']))[i % 2]
+    if name == COPA and i % 3 == 2:
+      row, target = {'idx': [i], 'inputs_pretokenized': ''}, ''
+    row['targets_pretokenized'] = f' {target}\n'  # as P3's old caches have it
+    rows.append(row if choices is None else {**row, 'answer_choices': choices})
+  return rows
+
+
+def score_eval(rows: list[dict]) -> list[dict]:
+  """A row for each choice of each row that says something."""
+  return [
+    {
+      'idx': [i, j],
+      'inputs_pretokenized': row['inputs_pretokenized'],
+      'targets_pretokenized': choice,
+      'is_correct': choice == row['targets_pretokenized'].strip(),
+      'weight': 1.0,
+    }
+    for i, row in enumerate(rows)
+    if row['inputs_pretokenized']
+    for j, choice in enumerate(row['answer_choices'])
+  ]
+
+
+def p3(folder: pathlib.Path, train: int = 11, validation: int = 7) -> pathlib.Path:
+  """All prompts, TASK.SPLIT.jsonl.gz, and the choices of the held-out ones."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name in PROMPTS:
+    write_lines(folder / f'{name}.train.jsonl.gz', prompted(name, train))
+    held_out = prompted(name, validation, first=train)
+    write_lines(folder / f'{name}.validation.jsonl.gz', held_out)
+    if name in (RTE, COPA):
+      write_lines(folder / f'{name}_score_eval.validation.jsonl.gz', score_eval(held_out))
+  return folder
+
+
+# --- MetaICL --------------------------------------------------------------------------------------
+
+SEEDS = (100, 13, 21, 42, 87)
+LABELS = {
+  'poem_sentiment': ('one', 'two', 'three'),
+  'glue-mrpc': ('cat', 'dog'),
+  'subj': ('a', 'b'),
+}
+"""Classification tasks here; superglue-copa has two choices a line, common_gen none."""
+
+METAICL = {
+  **dict(zip(LABELS, ('red', 'green', 'blue'))),
+  'superglue-copa': 'white',
+  'common_gen': 'on',
+}
+"""MetaICL's tasks, and the word that begins all inputs of each here."""
+
+
+def answered(task: str, count: int, first: int = 0) -> list[dict]:
+  """Lines of a task in MetaICL's form."""
+  lines = []
+  for i in range(first, first + count):
+    a, b = WORDS[i % len(WORDS)], WORDS[(i + 7) % len(WORDS)]
+    options = LABELS.get(task) or {'superglue-copa': (a, b), 'common_gen': ()}[task]
+    output = options[i % len(options)] if options else f'the {b}'
+    begins = METAICL[task] + ' again' * (i >= len(WORDS))
+    text = f'{begins} {a} {b}'
+    lines.append({'task': task, 'input': text, 'output': output, 'options': list(options)})
+  return lines
+
+
+def metaicl_files(folder: pathlib.Path) -> pathlib.Path:
+  """MetaICL's own: many training examples, and for each seed 16 and the test examples."""
+  for task in METAICL:
+    (folder / task).mkdir(parents=True)
+    write_lines(folder / task / f'{task}_16384_100_train.jsonl', answered(task, 23))
+    for i, seed in enumerate(SEEDS):
+      write_lines(folder / task / f'{task}_16_{seed}_train.jsonl', answered(task, 16, i))
+      write_lines(folder / task / f'{task}_16_{seed}_dev.jsonl', answered(task, 3, 40 + i))
+      write_lines(folder / task / f'{task}_16_{seed}_test.jsonl', answered(task, 5, 50))
+  return folder
+
+
+def metaicl_pack(folder: pathlib.Path, train: int = 23, test: int = 5) -> pathlib.Path:
+  """Plain files: TASK/TASK.{train,test}.jsonl.gz."""
+  for task in METAICL:
+    (folder / task).mkdir(parents=True)
+    write_lines(folder / task / f'{task}.train.jsonl.gz', answered(task, train))
+    write_lines(folder / task / f'{task}.test.jsonl.gz', answered(task, test, 50))
+  return folder

@@ -166,7 +166,7 @@ def _tokenised(vocabulary: Vocabulary, card: Card) -> TaskExamples:
     name=card.name,
     definition=None if card.definition is None else vocabulary.encode(card.definition),
     positives=tuple(examples[: len(card.positives)]),
-    examples=tuple(examples[len(card.positives) :]),
+    examples=episodes.Packed(examples[len(card.positives) :]),
   )
 
 
@@ -197,14 +197,13 @@ def in_contexts(
 ) -> list[Asked]:
   """A card's questions, in the context of `count` examples of a pool that are not asked.
 
-  `contexts`: 'task', one set of examples, drawn by (task, seed), for all questions; 'per_example',
-  a set for each question; 'eval_split', a set for each question of the other questions.
+  `contexts`: 'task', one set of examples, drawn by (task, seed), for all questions; 'per_example'
+  or 'eval_split', a set for each question, which may show the others if the pool has them.
   """
   rng = seeded(seed, card.name)
   if contexts == 'task':
     asked = [each.input for each in card.instances]
     return [Asked(card, drawn(pool, asked, count, rng))]
-  pool = card.instances if contexts == 'eval_split' else pool
   return [
     Asked(dataclasses.replace(card, instances=[each]), _around(each, pool, count, rng))
     for each in card.instances

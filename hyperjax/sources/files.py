@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from hyperjax import errors
@@ -71,20 +71,27 @@ def _not_utf8(path: pathlib.Path, number: int, error: UnicodeDecodeError) -> str
   return f'{path} line {number}: not UTF-8 ({error.reason}); convert the file'
 
 
-def records(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """The objects of a JSONL, Parquet or TFRecord file, each with its place ("file line 3")."""
+def records(
+  path: pathlib.Path, fields: Collection[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The objects of a JSONL, Parquet or TFRecord file, each with its place ("file line 3").
+
+  Fields that are not in `fields` may be left unread.
+  """
   where = None
-  for where, record in _read(path):
+  for where, record in _read(path, fields):
     yield where, record
   if where is None:
     raise errors.InputError(f'{path} is empty: expected one JSON object a line, or a row')
 
 
-def _read(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read(
+  path: pathlib.Path, fields: Collection[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
   if path.suffix == '.parquet':
-    return formats.parquet(path)
+    return formats.parquet(path, fields)
   if '.tfrecord' in path.name:
-    return formats.tfrecord(path)
+    return formats.tfrecord(path, fields)
   return _json_lines(path)
 
 
@@ -171,4 +178,4 @@ def _typed(record: dict[str, Any], field: str, where: str, types: tuple, expecte
 def _named(value: Any) -> str:
   names = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean'}
   names |= {int: 'a number', float: 'a number', type(None): 'null'}
-  return names[type(value)]
+  return names.get(type(value), f'of type {type(value).__name__}')  # of Parquet: bytes, dates, …

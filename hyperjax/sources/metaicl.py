@@ -44,7 +44,10 @@ def settings() -> tuple[str, ...]:
 
 
 def tasks_of(setting: str, split: str) -> list[str]:
-  """The tasks that a setting trains on ('train', 'validation') or is tested on ('test')."""
+  """The tasks that a setting trains on ('train', 'validation') or is tested on ('test').
+
+  As published: non_nli_to_nli has `sick` on both sides.
+  """
   return _table()['splits'][setting]['test' if split == 'test' else 'train']
 
 
@@ -157,9 +160,8 @@ class MetaICL:
   def cards(self, data_dir: DataDir, split: str = 'train') -> Iterator[Card]:
     """The tasks with their examples of a split."""
     folder = find(data_dir, self.folder)
-    kinds = {'train': ('16384_100_train', 'train'), 'validation': ('16384_100_dev', 'validation')}
-    kinds['test'] = (f'16_{SEEDS[0]}_test', 'test')
-    for name, kind in self._files(folder, split, kinds.get(split, ())):
+    own = {'train': '16384_100_train', 'validation': '16384_100_dev', 'test': f'16_{SEEDS[0]}_test'}
+    for name, kind in self._files(folder, split, own.get(split)):
       yield self._card(name, folder.instances(name, kind))
 
   def asked(
@@ -168,11 +170,18 @@ class MetaICL:
     """Of each task the first `limit` examples of a split, in the context of a seed's examples."""
     folder = find(data_dir, self.folder)
     short = {'validation': 'dev'}.get(split, split)
-    asked = []
-    for name, kind in self._files(folder, split, (f'16_{seed}_{short}', split)):
+    asked: list[Asked] = []
+    mute = []
+    for name, kind in self._files(folder, split, f'16_{seed}_{short}'):
       questions = [each for each in folder.instances(name, kind) if not each.empty]
-      card = self._card(name, questions, limit)
-      asked += cards.in_contexts(card, self._pool(folder, name, seed), self.shots, seed, 'task')
+      if questions:
+        card = self._card(name, questions, limit)
+        asked += cards.in_contexts(card, self._pool(folder, name, seed), self.shots, seed, 'task')
+      else:
+        mute.append(name)
+    if not asked:
+      raise errors.InputError(f'split {split} has no questions in {folder.path}')
+    cards.tell(mute, f'have only empty examples in {split}')
     return asked
 
   def episodes(
@@ -200,14 +209,15 @@ class MetaICL:
     asked = self.asked(data_dir, split, seed, limit)
     return cards.evaluation_tasks(asked, self.assembly, vocabulary, lengths, seed, wrong_context)
 
-  def _files(self, folder: Folder, split: str, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The tasks of a split, each with the first of some kinds of file that it has."""
-    if split not in SPLITS:
+  def _files(self, folder: Folder, split: str, own: str | None) -> Iterator[tuple[str, str]]:
+    """The tasks of a split, each with its kind of file: MetaICL's `own`, or a plain one."""
+    if split not in SPLITS or own is None:
       raise errors.InputError(f'no split {split!r}: MetaICL has {", ".join(SPLITS)}')
+    kinds = (own, split, *(('dev', '16384_100_dev') if split == 'validation' else ()))
     has = {
-      name: next(kind for kind in kinds if kind in own)
-      for name, own in folder.found.items()
-      if any(kind in own for kind in kinds)
+      name: next(kind for kind in kinds if kind in there)
+      for name, there in folder.found.items()
+      if any(kind in there for kind in kinds)
     }
     wanted = sorted(has) if self.setting == 'found' else tasks_of(self.setting, split)
     what = f'{" or ".join(kinds)} file in {folder.path}'

@@ -9,7 +9,6 @@ Parquet or TFRecord, `TASK.SPLIT.jsonl.gz`, `TASK/SPLIT.tfrecord-00000-of-00001`
 import dataclasses
 import functools
 import importlib.resources
-import itertools
 import json
 import os
 import pathlib
@@ -31,6 +30,9 @@ FOLDERS = ('p3', 'P3', '.')
 """Where the files are looked for under the data folder, at any depth, in this order."""
 
 SPLITS = ('train', 'validation', 'test')
+FIELDS = ('inputs_pretokenized', 'targets_pretokenized', 'answer_choices', 'idx', 'is_correct')
+"""What is read; the files have their own tokens besides."""
+
 SCORE_EVAL = '_score_eval'
 SHORT = 320
 """Tokens of the mean input: prompts with fewer are trained on (HyperTuning, appendix A.1)."""
@@ -156,21 +158,46 @@ class Folder:
     """The tasks that have files of a split, but for the score_eval ones."""
     return sorted(n for n, s in self.found if s == split and not n.endswith(SCORE_EVAL))
 
-  def instances(self, name: str, split: str) -> list[Instance]:
-    """The rows of a task."""
+  def instances(self, name: str, split: str) -> Iterator[Instance]:
+    """The rows of a task; its questions where it has no files but the score_eval ones."""
+    if (name, split) not in self.found:
+      if (name + SCORE_EVAL, split) not in self.found:
+        raise errors.InputError(f'{name} has no {split} file in {self.path}: put it there')
+      yield from self.questions(name, split)
+      return
     prompt = prompts().get(name)
     choices = (prompt.choices if prompt else None) or ()
-    rows = (row for path in self.found[name, split] for row in files.records(path))
-    return [_instance(record, where, choices) for where, record in rows]
+    for where, record in self._rows(name, split):
+      yield _instance(record, where, choices)
 
   def questions(self, name: str, split: str) -> list[Instance]:
     """What is asked of a task, with its options, from the score_eval files where there are some."""
-    paths = self.found.get((name + SCORE_EVAL, split))
-    if paths is None:
-      return self.instances(name, split)
-    rows = (row for path in paths for row in files.records(path))
-    grouped = itertools.groupby(rows, lambda row: _place(*row))
-    return [_question([*group]) for _, group in grouped]
+    if (name + SCORE_EVAL, split) not in self.found:
+      return list(self.instances(name, split))
+    grouped: dict[tuple[int, Any], list[tuple[str, dict[str, Any]]]] = {}
+    for where, record in self._rows(name + SCORE_EVAL, split):  # the order of rows is no promise
+      example = _place(where, record), record.get('inputs_pretokenized')
+      grouped.setdefault(example, []).append((where, record))
+    return [_question(rows) for rows in grouped.values()]
+
+  def _rows(self, name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    paths = self.found[name, split]
+    _check_whole(name, split, paths)
+    return (row for path in paths for row in files.records(path, FIELDS))
+
+
+def _check_whole(name: str, split: str, paths: Sequence[pathlib.Path]) -> None:
+  """InputError unless the files are all parts of one copy of a task."""
+  copies = {path.parent / re.sub(r'\d+', '#', path.name): path for path in paths}
+  if len(copies) > 1:
+    both = ' and '.join(map(str, sorted(copies.values())[:2]))
+    raise errors.InputError(f'{name} has its {split} rows twice, in {both}: keep one of them')
+  if parts := re.search(r'-of-(\d+)', paths[0].name):
+    if len(paths) != int(parts[1]):
+      raise errors.InputError(
+        f'{paths[0].parent} has {len(paths)} of the {int(parts[1])} {split} files of {name}: fetch'
+        ' the others'
+      )
 
 
 def _instance(record: dict[str, Any], where: str, choices: Sequence[str]) -> Instance:
@@ -189,7 +216,7 @@ def _place(where: str, record: dict[str, Any]) -> int:
   """Which example a row of a score_eval file belongs to."""
   idx = record.get('idx')
   number = idx[0] if isinstance(idx, list) and idx else idx
-  if not isinstance(number, int):
+  if not isinstance(number, int) or isinstance(number, bool):
     raise errors.InputError(f'{where}: field "idx" is {idx!r}, expected [example, choice]')
   return number
 
@@ -215,7 +242,9 @@ def find(data_dir: DataDir, folder: str | None = None) -> Folder:
   """The files in `folder` under the data folder; by default in the first of FOLDERS with any."""
   root = files.root(data_dir)
   for name in FOLDERS if folder is None else (folder,):
-    if found := _found(root / name):
+    found = _found(root / name)
+    known = any(task.removesuffix(SCORE_EVAL) in prompts() for task, _ in found)
+    if found and (known or folder is not None or name != '.'):  # other data have TASK.SPLIT too
       return Folder(root / name, found)
   looked = ', '.join(str(root / name) for name in (FOLDERS if folder is None else (folder,)))
   raise errors.InputError(
@@ -238,8 +267,14 @@ _FORMS = tuple(
 
 def _found(path: pathlib.Path) -> dict[tuple[str, str], list[pathlib.Path]]:
   found: dict[tuple[str, str], list[pathlib.Path]] = {}
+  walked: set[str] = set()
   for folder, inside, names in os.walk(path, followlinks=True):
+    real = os.path.realpath(folder)
     inside[:] = sorted(set(inside) - {'raw'})  # the data sets themselves, under no prompt
+    if real in walked:  # a link led back
+      inside.clear()
+      continue
+    walked.add(real)
     for name in sorted(names):
       place = (pathlib.Path(folder) / name).relative_to(path).as_posix()
       for match in filter(None, (form.search(place) for form in _FORMS)):
@@ -281,6 +316,8 @@ class P3:
 
   def __post_init__(self):
     cards.check(self, {'shots': 0, 'max_mean_input': 1, 'max_examples': 1})
+    if not isinstance(self.prompts, str) and len(set(self.prompts)) != max(1, len(self.prompts)):
+      raise errors.InputError(f'P3.prompts is {self.prompts!r}; give names, each of them once')
     if isinstance(self.prompts, str) and self.prompts not in (*SETS, 'found'):
       raise errors.InputError(
         f'P3.prompts is {self.prompts!r}; give one of {", ".join(SETS)}, found, or a list of names'
@@ -301,11 +338,19 @@ class P3:
     """The tasks with their rows of a split."""
     folder = find(data_dir, self.folder)
     for name in self._names(folder, split):
-      every = folder.instances(name, split)
-      if self.max_examples is not None and len(every) > self.max_examples:
-        kept = cards.seeded(0, name).permutation(len(every))[: self.max_examples]
-        every = [every[i] for i in np.sort(kept)]
-      yield _card(name, every)
+      yield _card(name, self._held(name, folder.instances(name, split)))
+
+  def _held(self, name: str, every: Iterable[Instance]) -> list[Instance]:
+    """`max_examples` of a stream, each as likely: no more than these are held at once."""
+    if self.max_examples is None:
+      return list(every)
+    rng, kept = cards.seeded(0, name), []
+    for n, each in enumerate(every):
+      if n < self.max_examples:
+        kept.append((n, each))
+      elif (place := int(rng.integers(n + 1))) < self.max_examples:
+        kept[place] = (n, each)
+    return [each for _, each in sorted(kept, key=lambda numbered: numbered[0])]
 
   def asked(
     self, data_dir: DataDir, split: str = 'validation', seed: int = 0, limit: int | None = None
@@ -313,18 +358,18 @@ class P3:
     """Of each task the first `limit` questions of a split, in the contexts that `contexts` says."""
     folder = find(data_dir, self.folder)
     asked: list[Asked] = []
+    mute = []
     for name in self._names(folder, split):
       questions = [each for each in folder.questions(name, split) if not each.empty]
       card = _card(name, questions[:limit])
-      if self.contexts == 'eval_split':
-        pool = questions
-      elif self.shots:
-        pool = self._pool(folder, name)
+      if not questions:
+        mute.append(name)
       else:
-        pool = []
-      asked += cards.in_contexts(card, pool, self.shots, seed, self.contexts) if questions else []
+        pool = questions if self.contexts == 'eval_split' else self._pool(folder, name)
+        asked += cards.in_contexts(card, pool, self.shots, seed, self.contexts)
     if not asked:
       raise errors.InputError(f'split {split} has no questions in {folder.path}')
+    cards.tell(mute, f'have only empty rows in {split}')
     return asked
 
   def episodes(
@@ -369,12 +414,14 @@ class P3:
     return cards.present(wanted, there, f'{split} file in {folder.path}', self.missing)
 
   def _pool(self, folder: Folder, name: str) -> list[Instance]:
+    if not self.shots:
+      return []
     if (name, 'train') not in folder.found:
       raise errors.InputError(
         f'{name} has no train file in {folder.path}, which its context is drawn from: put it there,'
         " or set contexts='eval_split' (MIXTURE_ARGUMENTS)"
       )
-    return folder.instances(name, 'train')
+    return list(folder.instances(name, 'train'))
 
   def _short(self, task: TaskExamples) -> bool:
     if self.max_mean_input is None:
@@ -387,7 +434,7 @@ def _card(name: str, instances: Iterable[Instance]) -> Card:
   instances = list(instances)
   prompt = prompts().get(name)
   dataset = prompt.dataset if prompt else name
-  if not instances or all(each.options for each in instances):
+  if all(each.options for each in instances if not each.empty):
     return Card(name, instances, category=dataset, metrics=('accuracy',))
   instances = [dataclasses.replace(each, options=()) for each in instances]
   return Card(name, instances, category=dataset)

@@ -1,9 +1,11 @@
 """Symbol tuning: labels replaced by arbitrary symbols, which only the context's examples tell."""
 
 import dataclasses
+import functools
+import re
 import string
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,18 +34,27 @@ HELD_OUT = (
 
 
 def symbols(
-  rng: np.random.Generator, count: int, training: bool, words: Sequence[str], taken: Iterable[str]
+  rng: np.random.Generator, labels: Sequence[str], training: bool, vocabulary: Vocabulary
 ) -> list[str]:
-  """Different symbols: an integer, a combination of letters or a word each, none of them `taken`.
+  """A symbol for each label: an integer, a combination of letters or a word, all different.
 
-  No symbol of training is one of evaluation: the parity of their checksums tells.
+  None is a label or a word of one, nor has pieces that the vocabulary lacks. No symbol of training
+  is one of evaluation: the parity of their checksums tells.
   """
-  taken = {label.lower() for label in taken}
+  taken = {word for label in labels for word in (label.lower(), *re.split(r'\W|_', label.lower()))}
   drawn: dict[str, None] = {}
-  while len(drawn) < count:
-    symbol = _KINDS[int(rng.integers(len(_KINDS)))](rng, words)
-    if is_for_training(symbol) == training and symbol.lower() not in taken:
-      drawn[symbol] = None
+  for _ in range(1_000 * len(labels)):
+    if len(drawn) == len(labels):
+      break
+    symbol = _KINDS[int(rng.integers(len(_KINDS)))](rng, words(vocabulary))
+    if is_for_training(symbol) == training and symbol not in taken:
+      if vocabulary.unk_id not in vocabulary.encode(symbol):
+        drawn[symbol] = None
+  if len(drawn) < len(labels):
+    raise errors.InputError(
+      f'vocabulary {vocabulary.path} can write {len(drawn)} symbols, a task has {len(labels)}'
+      ' labels: symbol tuning needs one with digits, letters or words'
+    )
   return list(drawn)
 
 
@@ -75,7 +86,7 @@ _KINDS: tuple[Callable[[np.random.Generator, Sequence[str]], str], ...] = (
 
 
 def labelled(card: Card, max_labels: int) -> Card | None:
-  """The card with the same options in all its instances, those of its labels; None: it has none.
+  """The card with its labels as the options of all its instances; None: it has none.
 
   Choices that differ from line to line are listed behind the input, and their letters chosen. A
   task without options is a classification if at most `max_labels` outputs make up its instances,
@@ -93,10 +104,15 @@ def labelled(card: Card, max_labels: int) -> Card | None:
     with_options = [dataclasses.replace(each, options=labels) for each in instances]
   else:
     counts = {len(each.options) for each in instances}
-    with_options = [_listed(each) for each in instances] if len(counts) == 1 else []
-  if not with_options or len(with_options[0].options) < 2:
-    return None
-  return dataclasses.replace(card, instances=with_options, metrics=('accuracy',))
+    listable = 0 < min(counts) and max(counts) <= len(string.ascii_uppercase)
+    with_options = [_listed(each) for each in instances] if listable else []
+  made = dataclasses.replace(card, instances=with_options, metrics=('accuracy',))
+  return made if len(labels_of(made)) > 1 else None
+
+
+def labels_of(card: Card) -> tuple[str, ...]:
+  """The labels of a card that has some: an instance may have fewer choices than another."""
+  return max((each.options for each in card.instances), key=len, default=())
 
 
 def _listed(instance: Instance) -> Instance:
@@ -158,10 +174,11 @@ class SymbolTuning:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> FewShotEpisodes:
-    of_source = 'train' if self.held_out else split
-    chosen = [c for c in self.source.cards(data_dir, of_source) if self._is_of(c.name, split)]
-    usable = self._usable(chosen)
-    names = [tuple(card.instances[0].options) for card in usable]
+    every = list(self.source.cards(data_dir, 'train' if self.held_out else split))
+    self._tell_strangers([card.name for card in every])
+    chosen = [card for card in every if self._is_of(card.name, split)]
+    usable = [card for card in self._labelled(chosen) if card is not None]
+    names = [labels_of(card) for card in usable]
     return cards.few_shot_episodes(
       cards.tokenised(vocabulary, usable),
       self.assembly,
@@ -182,50 +199,62 @@ class SymbolTuning:
     wrong_context: bool = False,
   ) -> list[EvaluationTask]:
     """Of each task the first `limit` questions, in the context of examples of the same symbols."""
-    sources = [
-      each
-      for each in dataclasses.replace(self.source, shots=self.shots).asked(
-        data_dir, split, seed, None
-      )
-      if self._is_of(each.card.name, split)
-    ]
-    asked = self._asked(sources, vocabulary, seed, limit)
+    source = dataclasses.replace(self.source, shots=self.shots)
+    every = source.asked(data_dir, split, seed, None)
+    self._tell_strangers([each.card.name for each in every])
+    chosen = [each for each in every if self._is_of(each.card.name, split)]
+    asked = self._asked(chosen, vocabulary, seed, limit)
     return cards.evaluation_tasks(asked, self.assembly, vocabulary, lengths, seed, wrong_context)
 
   def _is_of(self, name: str, split: str) -> bool:
     return not self.held_out or (name in self.held_out) == (split == 'test')
 
-  def _usable(self, every: Sequence[Card]) -> list[Card]:
+  def _tell_strangers(self, names: Sequence[str]) -> None:
+    """A held-out task under a wrong name would be trained on."""
+    cards.tell(
+      [name for name in self.held_out if name not in names],
+      'are held out, but which the source does not have under these names',
+    )
+
+  def _labelled(self, every: Sequence[Card]) -> list[Card | None]:
+    """`labelled` of each card; which of them have no labels is told."""
     made = [labelled(card, self.max_labels) for card in every]
-    usable = [card for card in made if card is not None]
-    cards.tell([c.name for c, own in zip(every, made) if own is None], 'are no classification')
-    if not usable:
+    bare = dict.fromkeys(card.name for card, own in zip(every, made) if own is None)
+    cards.tell(list(bare), 'are no classification')
+    if not any(made):
       raise errors.InputError(
         f'none of {len(every)} tasks is a classification: symbol tuning needs tasks with labels'
         ' (SymbolTuning.source, held_out)'
       )
-    return usable
+    untold = [card.name for card in made if card is not None and card.definition is None]
+    if self.instruction and untold:
+      raise errors.InputError(
+        f'{len(untold)} of {len(every)} tasks have no definition to show: {untold[0]}, …; take'
+        ' another SymbolTuning.source, or set instruction=False'
+      )
+    return made
 
   def _asked(
     self, every: Sequence[Asked], vocabulary: Vocabulary, seed: int, limit: int | None
   ) -> list[Asked]:
+    both = [  # questions and shots together: they have the same labels
+      dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
+      for each in every
+    ]
     made = []
-    for each in every:  # questions and shots together: they have the same labels
-      both = dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
-      card = labelled(both, self.max_labels)
-      if card is None:
-        continue
-      count = sum(not instance.empty for instance in each.card.instances)
-      made.append((card, card.instances[:count][:limit], tuple(card.instances[count:])))
-    self._usable([each.card for each in every])  # tells which are not
-    return [self._replaced(card, queries, shots, vocabulary, seed) for card, queries, shots in made]
+    for each, card in zip(every, self._labelled(both)):
+      if card is not None:
+        count = sum(not instance.empty for instance in each.card.instances)
+        queries, shots = card.instances[:count], card.instances[count:]
+        made.append(self._replaced(card, queries[:limit], shots, vocabulary, seed))
+    return made
 
   def _replaced(self, card, queries, shots, vocabulary: Vocabulary, seed: int) -> Asked:
-    labels = tuple(card.instances[0].options)
+    labels = labels_of(card)
     table = dict(zip(labels, labels))
     if self.labels == 'symbols':
       rng = cards.seeded(seed, card.name)
-      table = dict(zip(labels, symbols(rng, len(labels), False, words(vocabulary), labels)))
+      table = dict(zip(labels, symbols(rng, labels, False, vocabulary)))
     new = lambda each: Instance(
       each.input, (table[each.outputs[0]],), tuple(table[y] for y in each.options)
     )
@@ -234,6 +263,7 @@ class SymbolTuning:
     )
 
 
+@functools.lru_cache(maxsize=2)
 def words(vocabulary: Vocabulary) -> list[str]:
   """The pieces of a vocabulary that are whole words of three lower-case letters or more."""
   pieces = vocabulary.words
@@ -245,17 +275,21 @@ class Relabelled:
 
   def __init__(self, vocabulary: Vocabulary, labels: Sequence[tuple[str, ...]], training: bool):
     self._vocabulary, self._labels, self._training = vocabulary, labels, training
-    self._words = words(vocabulary)
     self._index = [
       {tokens.tobytes(): i for i, tokens in enumerate(vocabulary.encode_many(own))}
       for own in labels
     ]
+    if alike := [own for own, index in zip(labels, self._index) if len(index) < len(own)]:
+      raise errors.InputError(
+        f'vocabulary {vocabulary.path} cannot tell some of the labels {", ".join(alike[0])} apart:'
+        ' take one that has their letters, or leave their task out (SymbolTuning.source)'
+      )
 
   def __call__(
     self, rng: np.random.Generator, task_id: int, examples: list[Example]
   ) -> list[Example]:
     labels = self._labels[task_id]
-    drawn = symbols(rng, len(labels), self._training, self._words, labels)
+    drawn = symbols(rng, labels, self._training, self._vocabulary)
     tokens = [self._vocabulary.encode(symbol) for symbol in drawn]
     index = self._index[task_id]
     return [Example(each.input, (tokens[index[each.outputs[0].tobytes()]],)) for each in examples]
