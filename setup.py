@@ -70,7 +70,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['hyperjax*', 'tasks*']) + ['hyperjax.gin'],
   package_dir={'hyperjax.gin': 'gin'},  # never site-packages/gin, which is gin-config's own
-  package_data={'hyperjax.gin': ['**/*.gin']},
+  package_data={'hyperjax.gin': ['**/*.gin'], 'hyperjax.sources': ['tables/*.json*']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tiny_data
 import tiny_runs
 from verbs_test import python
 
@@ -116,3 +117,26 @@ def test_the_verb_prints_a_mixture_and_the_data_of_a_run(root, gin):
 def test_bad_flags_are_one_sentence(flags, said):
   done = python('-m', 'hyperjax.inspect', *flags)
   assert done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_questions_that_are_trained_on_are_told_by_task(root, tmp_path):
+  live = tiny_runs.live(root)
+  known = [live.vocabulary.decode(each.input) for each in live.episodes.tasks[1].examples[:2]]
+  for name, inputs in (('old', [*known, 'two seven']), ('new', ['seven two'])):
+    (tmp_path / 'metaicl' / name).mkdir(parents=True)
+    rows = [{'task': name, 'input': x, 'output': 'plum', 'options': []} for x in inputs]
+    for split in ('train', 'test'):
+      tiny_data.write_lines(tmp_path / 'metaicl' / name / f'{name}.{split}.jsonl', rows)
+  (tmp_path / 'sni').symlink_to(tiny_runs.world(root)[0] / 'sni')
+  flags = ('--arguments={"instances": 6}', '--against=metaicl', '--against_arguments={"shots": 0}')
+  done = python(
+    *('-m', 'hyperjax.inspect', '--mixture=sni_def', '--examples=0', '--episodes=1', *flags),
+    f'--vocabulary={live.vocabulary.path}',
+    f'--extra_ids={live.vocabulary.extra_ids}',
+    HYPERJAX_DATA=str(tmp_path),
+  )
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert '2 of 4 questions of metaicl are inputs that sni_def trains on' in lines
+  name = live.episodes.task_names[1]
+  assert table(lines[-2:], 'task')[1] == ['old', '3', '2', f'{name} (2)']

@@ -180,7 +180,7 @@ def test_gin_holds_no_python():
   assert not list((ROOT / 'gin').rglob('*.py'))
 
 
-def test_wheel_carries_gin_files_inside_the_package_and_no_top_level_gin(tmp_path):
+def test_wheel_carries_gin_files_and_tables_inside_the_package_and_no_top_level_gin(tmp_path):
   source = tmp_path / 'source'
   for name in ('hyperjax', 'tasks', 'gin'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -197,8 +197,9 @@ def test_wheel_carries_gin_files_inside_the_package_and_no_top_level_gin(tmp_pat
     for name in ('hyperjax', 'tasks')
     for file in (ROOT / name).rglob('*.py')
   }
-  assert gin
-  assert files == gin | code
+  tables = {str(f.relative_to(ROOT)) for f in (ROOT / 'hyperjax/sources/tables').iterdir()}
+  assert gin and tables
+  assert files == gin | code | tables
 
 
 def committed_text() -> Iterator[tuple[str, str]]:
