@@ -289,6 +289,7 @@ def test_the_number_is_the_mean_of_the_tasks_own_scores(vocabulary, plain):
   made = FOUND.evaluation_tasks(plain, vocabulary, LENGTHS)
   answers = [[y[0] for y in task.references] for task in made]
   assert metrics.table(made, answers, FOUND.average)['score']['all'] == pytest.approx(100)
+  assert FOUND.average == 'tasks'
   names = [task.name for task in made]
   answers[names.index('glue-mrpc')] = ['cat'] * 5  # cat dog cat dog cat
   answers[names.index('common_gen')] = [''] * 5
