@@ -324,6 +324,7 @@ def test_p3_s_prompts_can_be_the_source(vocabulary, tmp_path):
 # --- What is told and refused ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings('ignore::hyperjax.errors.Note')  # others are told, too
 def test_wrong_names_of_held_out_tasks_are_told(vocabulary, data_dir):
   wrong = dataclasses.replace(TUNING, held_out=('subj', 'subjj'))
   for make in (wrong.episodes, wrong.evaluation_tasks):
