@@ -137,6 +137,14 @@ def test_packed_examples_are_the_examples(vocabulary):
   assert list(episodes.Packed([])) == []
 
 
+def test_an_example_counts_for_its_task_however_often_its_input_comes(vocabulary):
+  often = task(vocabulary, 'cat', ['red'] * 5 + ['blue'], [[w] for w in tiny_data.WORDS[:6]])
+  made = few_shot(vocabulary, [often, task(vocabulary, 'dog', ['one', 'two'])])
+  drawn = np.mean([made(0, n)['task_id'] == 0 for n in range(800)])
+  assert abs(drawn - 6 / 8) < 4 * np.sqrt(3 / 16 / 800)
+  assert made.statistics['cat']['examples'] == 6
+
+
 def test_episodes_are_the_same_of_packed_examples(vocabulary, tasks):
   packed = [dataclasses.replace(each, examples=episodes.Packed(each.examples)) for each in tasks]
   options = {'shots': 2, 'positives': 1}

@@ -289,6 +289,7 @@ def test_the_number_is_the_mean_of_the_tasks_own_scores(vocabulary, plain):
   made = FOUND.evaluation_tasks(plain, vocabulary, LENGTHS)
   answers = [[y[0] for y in task.references] for task in made]
   assert metrics.table(made, answers, FOUND.average)['score']['all'] == pytest.approx(100)
+  assert FOUND.average == 'tasks'
   names = [task.name for task in made]
   answers[names.index('glue-mrpc')] = ['cat'] * 5  # cat dog cat dog cat
   answers[names.index('common_gen')] = [''] * 5
@@ -322,24 +323,29 @@ def test_episodes_show_other_examples_of_the_target_s_task(vocabulary, own, plai
 
 
 def test_every_task_of_the_pack_is_read(shared_data):
-  manifest = json.loads((shared_data / 'metaicl' / 'manifest.json').read_text())
+  tasks = json.loads((shared_data / 'metaicl' / 'manifest.json').read_text())['tasks']
+  says = {'classification': 'macro_f1', 'multi-choice': 'accuracy', 'generation': 'rouge_l'}
+  ranked = metaicl.MetaICL('found', answer='rank_mean')
   for split in ('train', 'test'):
-    counts = {card.name: len(card.instances) for card in FOUND.cards(shared_data, split)}
-    assert counts == {each['task']: each[split] for each in manifest['tasks']}
+    found = {card.name: card for card in ranked.cards(shared_data, split)}
+    assert found.keys() == {each['task'] for each in tasks}
+    for each in tasks:
+      card = found[each['task']]
+      assert len(card.instances) == each[split] and card.metrics[0] == says[each['kind']]
+      options = {len(instance.options) for instance in card.instances}
+      assert max(options) == each['n_options'] or (card.name, max(options)) == ('ai2_arc', 5)
+
+
+def test_the_pack_s_questions_are_made(shared_data, tmp_path):
+  for name in ('superglue-cb', 'superglue-copa', 'common_gen', 'hellaswag'):
+    (tmp_path / name).symlink_to(shared_data / 'metaicl' / name)
   t5 = Vocabulary(str(shared_data / 'vocab' / 't5_cc_all.32000.sentencepiece.model'))
   lengths = {'hyper_inputs': 1024, 'inputs': 384, 'targets': 128}
-  made = mixtures.get('metaicl', {'answer': 'rank_mean'}).evaluation_tasks(
-    shared_data, t5, lengths, limit=9
-  )
-  kinds = {each['task']: each['kind'] for each in manifest['tasks']}
-  says = {'classification': 'macro_f1', 'multi-choice': 'accuracy', 'generation': 'rouge_l'}
-  assert {task.name: task.metrics[0] for task in made} == {
-    name: says[kind] for name, kind in kinds.items()
-  }
-  counts = {each['task']: each['n_options'] for each in manifest['tasks']}
+  mixture = mixtures.get('metaicl', {'answer': 'rank_mean'})
+  made = mixture.evaluation_tasks(tmp_path, t5, lengths, seed=87, limit=9)
   for task in made:
-    assert {len(each) for each in task.options or ()} <= {counts[task.name]}
-    assert task.shots_missing == 0 and len(task.inputs) == 9
+    assert len(task.inputs) == 9 and task.shots_missing == 0 and 0 < len(task.context) <= 1024
+    assert (task.options is None) == (task.name == 'common_gen')
 
 
 def test_the_pack_has_some_tasks_of_the_settings(shared_data):

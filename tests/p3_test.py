@@ -274,6 +274,10 @@ def test_faults_of_a_row_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
   'rows,message',
   [
+    (
+      [GOOD, {**GOOD, 'inputs_pretokenized': ['a']}],
+      'line 2: field "inputs_pretokenized" is a list',
+    ),
     ([{**GOOD, 'idx': None}], r'line 1: field "idx" is None, expected \[example, choice\]'),
     ([{**GOOD, 'idx': []}], r'line 1: field "idx" is \[\], expected'),
     ([{**GOOD, 'idx': 'x'}], r"line 1: field \"idx\" is 'x', expected"),

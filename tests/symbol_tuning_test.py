@@ -324,6 +324,7 @@ def test_p3_s_prompts_can_be_the_source(vocabulary, tmp_path):
 # --- What is told and refused ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings('ignore::hyperjax.errors.Note')  # others are told, too
 def test_wrong_names_of_held_out_tasks_are_told(vocabulary, data_dir):
   wrong = dataclasses.replace(TUNING, held_out=('subj', 'subjj'))
   for make in (wrong.episodes, wrong.evaluation_tasks):
@@ -337,6 +338,28 @@ def test_wrong_names_of_held_out_tasks_are_told(vocabulary, data_dir):
     pytest.raises(errors.InputError, match='none of 0 tasks is a class'),
   ):
     nobody.evaluation_tasks(data_dir, vocabulary, LENGTHS)
+
+
+def test_how_many_answers_make_labels_can_be_said(vocabulary, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  lines = [{'input': f'red {i}', 'output': ['one', 'two', 'six'][i % 3]} for i in range(9)]
+  tiny_data.write_lines(tmp_path / 'mine' / 'mine.train.jsonl', lines)
+  three = dataclasses.replace(TUNING, held_out=(), max_labels=3)
+  assert three.episodes(tmp_path, vocabulary, LENGTHS).task_names == ('mine',)
+  two = dataclasses.replace(three, max_labels=2)
+  with (
+    pytest.warns(errors.Note),
+    pytest.raises(errors.InputError, match='none of 1 tasks is a class'),
+  ):
+    two.episodes(tmp_path, vocabulary, LENGTHS)
+
+
+def test_a_task_is_told_once_however_many_contexts_it_has(vocabulary, tmp_path):
+  tiny_data.p3(tmp_path)
+  source = p3.P3([tiny_data.RTE, tiny_data.COMMON_GEN], contexts='per_example')
+  mixture = symbol_tuning.SymbolTuning(source, held_out=(), shots=3)
+  with pytest.warns(errors.Note, match=f'1 tasks are left out, .*: {tiny_data.COMMON_GEN}$'):
+    mixture.evaluation_tasks(tmp_path, vocabulary, LENGTHS, 'validation')
 
 
 def test_tasks_without_labels_are_refused(vocabulary, data_dir):

@@ -161,8 +161,8 @@ def test_choices_are_scored_as_t0_does(vocabulary, data_dir):
   assert metric(targets, list(right)) == {'accuracy': 100}
   assert metric(targets, list(-right)) == {'accuracy': 0}
   assert metric(targets, list(right * [1, 1, 1, 1, -1, -1, -1, -1])) == {'accuracy': 50}
-  first = np.mean([row['is_correct'] for row in found if row['idx'][1] == 0])
-  assert metric(targets, [0.0] * 8) == {'accuracy': 100 * first}  # of equals the first
+  assert lines[0]['is_correct']
+  assert metric(targets[:2], [0.0, 0.0]) == {'accuracy': 100}  # of equals the first
 
 
 def test_t0_s_mixture_has_t0_s_rates():

@@ -34,7 +34,7 @@ def parquet(
     file = reader.ParquetFile(path)
     columns = [name for name in file.schema_arrow.names if fields is None or name in fields]
     for batch in file.iter_batches(columns=columns):
-      for row in batch.to_pylist() if columns else [{}] * batch.num_rows:
+      for row in batch.to_pylist():
         number += 1
         yield f'{path} row {number}', row
   except UnicodeDecodeError as error:

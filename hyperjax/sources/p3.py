@@ -174,9 +174,9 @@ class Folder:
     """What is asked of a task, with its options, from the score_eval files where there are some."""
     if (name + SCORE_EVAL, split) not in self.found:
       return list(self.instances(name, split))
-    grouped: dict[tuple[int, Any], list[tuple[str, dict[str, Any]]]] = {}
+    grouped: dict[tuple[int, str], list[tuple[str, dict[str, Any]]]] = {}
     for where, record in self._rows(name + SCORE_EVAL, split):  # the order of rows is no promise
-      example = _place(where, record), record.get('inputs_pretokenized')
+      example = _place(where, record), files.text(record, 'inputs_pretokenized', where)
       grouped.setdefault(example, []).append((where, record))
     return [_question(rows) for rows in grouped.values()]
 

@@ -97,7 +97,7 @@ def labelled(card: Card, max_labels: int) -> Card | None:
     return None
   if not any(each.options for each in instances):
     labels = tuple(sorted({each.outputs[0] for each in instances}))
-    few = 1 < len(labels) <= max_labels and 2 * len(labels) <= len(instances)
+    few = len(labels) <= max_labels and 2 * len(labels) <= len(instances)
     with_options = [dataclasses.replace(each, options=labels) for each in instances] if few else []
   elif len({frozenset(each.options) for each in instances}) == 1:
     labels = instances[0].options
