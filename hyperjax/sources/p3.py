@@ -419,7 +419,7 @@ class P3:
     if (name, 'train') not in folder.found:
       raise errors.InputError(
         f'{name} has no train file in {folder.path}, which its context is drawn from: put it there,'
-        " or set contexts='eval_split' (MIXTURE_ARGUMENTS)"
+        " or set contexts='eval_split' (MIXTURE_ARGUMENTS; --arguments)"
       )
     return list(folder.instances(name, 'train'))
 
