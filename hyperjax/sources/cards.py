@@ -97,7 +97,7 @@ def present(wanted: Sequence[str], there: Container[str], file: str, missing: st
   said = f'{len(absent)} of {len(wanted)} tasks have no {file}: {_some(absent, 3)}'
   if missing == 'error' or len(absent) == len(wanted):
     raise errors.InputError(
-      f"{said}; put the files there, or do without by missing='skip' (MIXTURE_ARGUMENTS;"
+      f"{said}; put the files there, or set missing='skip' to do without (MIXTURE_ARGUMENTS;"
       ' --arguments)'
     )
   warnings.warn(f'{said}; they are left out', errors.Note, stacklevel=3)
