@@ -47,6 +47,8 @@ def main() -> None:
   """Writes the shards that are not there yet, then the manifest."""
   adapt.require('output', 'episodes')
   inspect.check_data_flags()
+  if FLAGS.workers and FLAGS.runner == 'beam':
+    raise InputError('--workers are those of --runner=processes; Beam has --pipeline_options')
   if FLAGS.pipeline_options and FLAGS.runner != 'beam':
     raise InputError('--pipeline_options are those of Beam: give --runner=beam too')
   live = of_run() if FLAGS.gin_file else inspect.of_flags()

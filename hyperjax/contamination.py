@@ -29,8 +29,8 @@ def overlaps(
 ) -> list[Overlap]:
   """Of each evaluated task how many inputs are those of training examples.
 
-  Inputs are compared by a hash of their text in lower case, without punctuation and with single
-  spaces (metrics.normal), as the vocabulary decodes it.
+  Inputs are compared whole, their prompt included, by a hash of their text in lower case, without
+  punctuation and with single spaces (metrics.normal), as the vocabulary decodes it.
   """
   keys: dict[str, list[bytes]] = {}
   for questions in asked:

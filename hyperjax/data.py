@@ -124,6 +124,9 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
     raise errors.InputError(
       f'TASK_FEATURE_LENGTHS names {unknown[0]!r}; the features are {", ".join(LENGTHS)}'
     )
+  for feature, length in lengths.items():
+    if not isinstance(length, int) or isinstance(length, bool):
+      raise errors.InputError(f'TASK_FEATURE_LENGTHS gives {feature} the length {length!r}')
   for feature in ('inputs', 'targets'):
     if lengths.get(feature, 0) < 1:
       raise errors.InputError(f'TASK_FEATURE_LENGTHS must give a length to {feature}, 1 or more')
@@ -238,7 +241,7 @@ class Live:
     """Whether there are `episodes` by index; a seqio task is read from its beginning."""
     return self._own is not None
 
-  def beside(self, mixture: str | mixtures.Mixture, arguments: Mapping[str, Any] | None) -> 'Live':
+  def other(self, mixture: str | mixtures.Mixture, arguments: Mapping[str, Any] | None) -> 'Live':
     """Another mixture over the same data, in the same vocabulary and lengths."""
     return Live(
       mixture,

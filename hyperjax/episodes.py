@@ -116,6 +116,8 @@ class EvaluationTask:
   """The outputs of the examples that the context shows whole (baselines copy them)."""
   cut: int = 0
   """Parts of the context that did not fit whole; of the longest one if each input has its own."""
+  empty: int = 0
+  """Questions without an input or an answer, which are not asked."""
   shots_missing: int = 0
   """Examples that the context should show, but its task does not have."""
   inputs_truncated: int = 0

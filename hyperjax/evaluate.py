@@ -1,7 +1,9 @@
 """`python -m hyperjax.evaluate --gin_file=gin/runs/evaluate.gin`: a run's row of a table."""
 
 import csv
+import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -40,7 +42,8 @@ def evaluate(
 
   Returns:
     what model_dir/inference_eval/<mixture>-<split>-<context>-seed<seed>-<step>.json holds, or of
-    several seeds …-seeds<seed>_<seed>…; a .csv lies beside it.
+    several seeds …-seeds<seed>_<seed>…; a .csv lies beside it. Arguments, limits and strategies
+    that are not the default add six letters to the name.
   """
   if context not in evaluation.CONTEXTS:
     known = ', '.join(evaluation.CONTEXTS)
@@ -72,9 +75,10 @@ def evaluate(
     'average': live.average,
   }
   place = os.path.join(run.model_dir, 'inference_eval', f'{live.name}-{split}-{context}')
+  if varied := _varied(head):
+    place += f'-{varied}'
   reports = []
-  for one in seeds:
-    tasks = live.evaluation_tasks(split, one, limit)
+  for one, tasks in zip(seeds, _all_tasks(live, split, seeds, limit)):
     answered = evaluation.evaluate(
       run, tasks, evaluation.CONTEXTS[context], strategy, batch_size, max_length, one, live.average
     )
@@ -98,21 +102,57 @@ def evaluate(
   return report
 
 
+def _varied(head: dict[str, Any]) -> str:
+  """A few letters for choices that the name of a report does not tell; none if there are none."""
+  choices = {key: head[key] for key in ('arguments', 'limit', 'max_length') if head[key]}
+  if head['strategy'] != records.to_json(decoding.GREEDY):
+    choices['strategy'] = head['strategy']
+  if not choices:
+    return ''
+  return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _all_tasks(
+  live: data.Live, split: str, seeds: Sequence[int], limit: int | None
+) -> Iterator[list[EvaluationTask]]:
+  """The tasks for each seed; all of them are made once before, so that none fails after hours."""
+  first = live.evaluation_tasks(split, seeds[0], limit)
+  names = {task.name for task in first}
+  for seed in seeds[1:]:
+    others = {task.name for task in live.evaluation_tasks(split, seed, limit)}
+    if others != names:
+      raise InputError(
+        f'the tasks for seed {seed} are not those for seed {seeds[0]}: {sorted(others ^ names)[0]}'
+        ' is there for one of them only; give the files of all seeds, or fewer RANDOM_SEED'
+      )
+  yield first
+  for seed in seeds[1:]:
+    yield live.evaluation_tasks(split, seed, limit)
+
+
 def _told(result: evaluation.Result) -> dict[str, Any]:
   """What a report holds of the answers for one seed; tasks of one name are one task."""
   tasks: dict[str, dict[str, Any]] = {}
   for task, predictions in zip(result.tasks, result.predictions, strict=True):
     none = {'category': task.category or '', 'answers': _how(task), 'contexts': 0, 'instances': 0}
-    none |= {'inputs_truncated': 0, 'context_parts_cut': 0, 'shots_missing': 0, 'predictions': []}
+    none |= {
+      'empty': 0,
+      'inputs_truncated': 0,
+      'context_parts_cut': 0,
+      'shots_missing': 0,
+      'predictions': [],
+    }
     own = tasks.setdefault(task.name, none)
     own['contexts'] += 1
     own['instances'] += len(task.inputs)
+    own['empty'] = max(own['empty'], task.empty)
     own['inputs_truncated'] += task.inputs_truncated
     own['context_parts_cut'] = max(own['context_parts_cut'], task.cut)
     own['shots_missing'] = max(own['shots_missing'], task.shots_missing)
     own['predictions'] += predictions
   return {
     'instances': sum(each['instances'] for each in tasks.values()),
+    'empty': sum(each['empty'] for each in tasks.values()),
     'inputs_truncated': sum(task.inputs_truncated for task in result.tasks),
     'contexts': len(result.tasks),
     'contexts_cut': sum(task.cut > 0 for task in result.tasks),
@@ -150,6 +190,8 @@ def _notes(reports: list[dict[str, Any]]) -> Iterator[str]:
       f'cut to the lengths of the run: {total("contexts_cut")} of {contexts} contexts, '
       f'{total("inputs_truncated")} of {instances} inputs'
     )
+  if empty := max(report['empty'] for report in reports):
+    yield f'{empty} questions without an input or an answer are not asked'
   if fewer := total('contexts_with_fewer_shots'):
     yield f'{fewer} of {contexts} contexts show fewer examples than asked for: there are no more'
 
@@ -167,7 +209,7 @@ def table(report: dict[str, Any]) -> list[list[str]]:
   for name, task in tasks.items():
     cells = [_cell(own['tasks'].get(name)) for own in scores]
     rows.append([name, task['category'], str(task['instances']), *cells])
-  categories = list(dict.fromkeys(task['category'] for task in tasks.values()))
+  categories = _categories(report)
   for name in categories if len(categories) > 1 else ():
     kinds = {'mean': 'categories'} | ({'median': 'medians'} if 'medians' in scores[0] else {})
     for what, key in kinds.items():
@@ -189,9 +231,16 @@ def _range(interval: Sequence[float] | None) -> str:
 
 
 def _all(report: dict[str, Any]) -> str:
-  """The name of the row of means."""
-  names = {'instances': 'all instances', 'tasks': 'mean of tasks', 'categories': 'mean of means'}
-  return names[report['average']]
+  """The name of the row of means, which says how many there are: some may have been left out."""
+  if report['average'] == 'instances':
+    return 'all instances'
+  if report['average'] == 'tasks':
+    return f'mean of {len(report["tasks"])} tasks'
+  return f'mean of {len(_categories(report))} means'
+
+
+def _categories(report: dict[str, Any]) -> list[str]:
+  return list(dict.fromkeys(task['category'] for task in report['tasks'].values()))
 
 
 def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -214,9 +263,18 @@ def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
     'scores': {
       metric: {
         **spread([report['scores'][metric]['all'] for report in reports]),
-        'tasks': {
-          name: spread([report['scores'][metric]['tasks'][name] for report in reports])
-          for name in own['tasks']
+        **{
+          kind: {
+            name: spread([report['scores'][metric][kind][name] for report in reports])
+            for name in own[kind]
+          }
+          for kind in ('tasks', 'categories', 'medians')
+          if kind in own
+        },
+        **{
+          kind: spread([report['scores'][metric][kind] for report in reports])
+          for kind in ('all_of_medians',)
+          if kind in own
         },
       }
       for metric, own in first['scores'].items()
@@ -229,7 +287,7 @@ def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table_over_seeds(report: dict[str, Any]) -> list[list[str]]:
-  """Rows of cells: a head, a task each, and the mean: over the seeds their mean and worst."""
+  """`table`, of each score the mean over the seeds, the worst, and the standard deviation."""
   scores, tasks = report['scores'], report['tasks']
   heads = [f'{metric}{what}' for metric in scores for what in ('', ' (worst)', ' (std)')]
   rows = [['task', 'category', 'instances', *heads]]
@@ -237,6 +295,14 @@ def table_over_seeds(report: dict[str, Any]) -> list[list[str]]:
   for name, task in tasks.items():
     every = (cell for own in scores.values() for cell in cells(own['tasks'].get(name, {})))
     rows.append([name, task['category'], str(task['instances']), *every])
+  for what, kind in (('mean', 'categories'), ('median', 'medians')):
+    for name in _categories(report) if len(_categories(report)) > 1 else ():
+      some = [cell for own in scores.values() for cell in cells(own.get(kind, {}).get(name, {}))]
+      if any(some):
+        rows.append([f'{name}: {what}', '', '', *some])
+  if any('all_of_medians' in own for own in scores.values()):
+    every = (cell for own in scores.values() for cell in cells(own.get('all_of_medians', {})))
+    rows.append(['mean of medians', '', '', *every])
   every = (cell for own in scores.values() for cell in cells(own))
   rows.append([_all(report), '', str(report['instances']), *every])
   return rows

@@ -1,9 +1,8 @@
 """Evaluation: phi is written once for a task, then all its questions are answered under it."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,11 +82,16 @@ def evaluate(
     raise InputError('there are no tasks with questions to evaluate')
   write = writer(run)
   shapes = one_shape(tasks, batch_size, run.lengths['inputs'])
-  predictions: list[list[str]] = []
-  for some in _side_by_side(list(zip(tasks, contexts(tasks, seed), strict=True)), batch_size):
+  adaptations = list(zip(tasks, contexts(tasks, seed), strict=True))
+  _check_contexts(run, adaptations)
+  predictions: list[list[str]] = [[] for _ in tasks]
+  for index in _side_by_side(adaptations, batch_size):
+    some = [adaptations[i] for i in index]
     phi = None if some[0][1] is None else write(*(context for _, context in some))
-    rng = jax.random.fold_in(jax.random.key(seed), len(predictions))
-    predictions += _answers([task for task, _ in some], run, phi, shapes, strategy, max_length, rng)
+    rng = jax.random.fold_in(jax.random.key(seed), index[0])
+    answers = _answers([task for task, _ in some], run, phi, shapes, strategy, max_length, rng)
+    for i, own in zip(index, answers, strict=True):
+      predictions[i] = own
   return Result(tasks, predictions, metrics.table(tasks, predictions, average))
 
 
@@ -95,29 +99,32 @@ Adaptation = tuple[EvaluationTask, np.ndarray | None]
 """Questions, and the context that phi is written from."""
 
 
-def _side_by_side(adaptations: Sequence[Adaptation], rows: int) -> Iterator[list[Adaptation]]:
-  """Tasks of one question each together, so many that they fill the rows; all others alone."""
-  for kind, group in itertools.groupby(adaptations, _kind):
-    some = list(group)
-    at_once = max(1, rows // max(1, kind.options)) if kind.alone else 1
-    for start in range(0, len(some), at_once):
-      yield some[start : start + at_once]
+def _check_contexts(run: runs.Run, adaptations: Sequence[Adaptation]) -> None:
+  """A hypermodel that reads nothing but padding writes some phi, and nothing would show it."""
+  empty = [task.name for task, context in adaptations if context is not None and not len(context)]
+  if empty and getattr(run.model.hypermodel, 'trunk', None) is not None:
+    raise InputError(
+      f'the hypermodel of {run.model_dir} reads contexts, and that of {empty[0]} is empty: give a'
+      " mixture that has some, or CONTEXT='none'"
+    )
 
 
-class _Kind(NamedTuple):
-  """What tasks must share to be answered side by side."""
+def _side_by_side(adaptations: Sequence[Adaptation], rows: int) -> Iterator[list[int]]:
+  """Which tasks go together: those of one question each, so many that they fill the rows.
 
-  alone: bool
-  options: int
-  normalize: bool
-  adapted: bool
-
-
-def _kind(adaptation: Adaptation) -> _Kind:
-  task, context = adaptation
-  options = max(map(len, task.options or [()]), default=0)
-  normalize = task.normalize_by_target_length
-  return _Kind(len(task.inputs) == 1, options, normalize, context is not None)
+  All others go alone. The last of a kind are filled up with some of the first, so that there is one
+  shape.
+  """
+  kinds: dict[tuple, list[int]] = {}
+  for i, (task, context) in enumerate(adaptations):
+    alone = i if len(task.inputs) != 1 else None
+    kinds.setdefault((alone, task.options is None, context is None), []).append(i)
+  for (alone, *_), index in kinds.items():
+    most = max(len(each) for i in index for each in adaptations[i][0].options or [()])
+    at_once = max(1, rows // max(1, most)) if alone is None else 1
+    for start in range(0, len(index), at_once):
+      some = index[start : start + at_once]
+      yield some + index[: at_once - len(some)] if start else some
 
 
 def _answers(

@@ -62,11 +62,12 @@ def main() -> None:
   live = of_run(*run_flags()) if FLAGS.gin_file else of_flags()
   if FLAGS.against_arguments and not FLAGS.against:
     raise InputError('--against_arguments are those of a mixture: give --against too')
-  print('\n'.join(told(live, FLAGS.examples, FLAGS.episodes, FLAGS.tasks)))
-  if FLAGS.against:
+  known: list[str] = []
+  if FLAGS.against:  # first: it may be misspelled, and the rest takes longer
     trained = live.live if isinstance(live, stored.Stored) else live
-    asked = trained.beside(FLAGS.against, parsed('against_arguments', 'an object'))
-    print('', *contaminated(trained, asked, FLAGS.tasks), sep='\n')
+    asked = trained.other(FLAGS.against, parsed('against_arguments', 'an object'))
+    known = ['', *contaminated(trained, asked, FLAGS.tasks)]
+  print('\n'.join(told(live, FLAGS.examples, FLAGS.episodes, FLAGS.tasks) + known))
 
 
 def check_data_flags() -> None:
@@ -143,6 +144,7 @@ def contaminated(trained: data.Live, asked: data.Live, most: int) -> list[str]:
   known = sorted((own for own in found if own.known), key=lambda own: -own.known)
   total, hit = sum(own.questions for own in found), sum(own.known for own in known)
   head = f'{hit:,} of {total:,} questions of {asked.name} are inputs that {trained.name} trains on'
+  head += ' (compared whole: the same text under another prompt is not found)'
   if not known:
     return [head]
   rows = [['task', 'questions', 'trained on', 'in']]

@@ -51,11 +51,12 @@ def macro_f1(predictions: Sequence[str], references: References) -> float:
   """Macro-F1 over the labels that occur as references, 0 to 100, as MetaICL counts it.
 
   scikit-learn's f1_score(average='macro') of those labels: other predictions are wrong, and have no
-  F1 of their own. The first reference of an instance is its label.
+  F1 of their own. Of several references the one that is predicted is the label, or else the first.
   """
-  right = accuracy_each(predictions, [answers[:1] for answers in references]) > 0
-  labels = np.array([answers[0].strip() for answers in references], object)
+  right = accuracy_each(predictions, references) > 0
   said = np.array([y.strip() for y in predictions], object)
+  firsts = np.array([answers[0].strip() for answers in references], object)
+  labels = np.where(right, said, firsts)
   pairs = ((labels == label, said == label) for label in dict.fromkeys(labels))
   return 100 * float(
     np.mean([2 * np.sum(right & own) / (own.sum() + of.sum()) for own, of in pairs])

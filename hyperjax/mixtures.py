@@ -52,7 +52,9 @@ MIXTURES: dict[str, Mixture] = {
   'sni_def_in_context': sni.NaturalInstructions(join_context=True),
   'sni_def_2pos_in_context': sni.NaturalInstructions(positives=2, join_context=True),
   'sni_def_fewshot_in_context': sni.NaturalInstructions(shots=16, join_context=True),
-  **_with_baselines('p3_t0_short', p3.P3('t0_train', max_mean_input=p3.SHORT)),
+  **_with_baselines(
+    'p3_t0_short', p3.P3('t0_train', max_mean_input=p3.SHORT, max_examples=p3.HELD)
+  ),
   **_with_baselines('p3_held_out', p3.P3('held_out')),
   **_with_baselines('p3_section_6', p3.P3('section_6')),
   **_with_baselines('p3', p3.P3('found')),

@@ -335,7 +335,7 @@ def test_wrong_names_of_held_out_tasks_are_told(vocabulary, data_dir):
   nobody = dataclasses.replace(TUNING, held_out=('nobody',))
   with (
     pytest.warns(errors.Note),
-    pytest.raises(errors.InputError, match='none of 0 tasks is a class'),
+    pytest.raises(errors.InputError, match='leaves none of the 5 tasks of the source to evaluate'),
   ):
     nobody.evaluation_tasks(data_dir, vocabulary, LENGTHS)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -85,6 +86,14 @@ def test_adapt_and_predict_work_without_tensorflow_seqio_and_gin(root, shots, in
   assert again.provenance == adapters.load_adapter(adapter).provenance
 
 
+def reports(out: str, model_dir: str, begin: str, end: str) -> pathlib.Path:
+  """Where a report is, without its suffix; choices that are not the default are in its name."""
+  name = out.splitlines()[-1].removesuffix('.json')
+  pattern = rf'{re.escape(model_dir)}/inference_eval/{begin}-[0-9a-f]{{6}}-{end}'
+  assert re.fullmatch(pattern, name), name
+  return pathlib.Path(name)
+
+
 def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
   tiny_data.repository(tmp_path / 'sni')
   model_dir = saved_runs.hyper(root)
@@ -99,8 +108,7 @@ def test_evaluate_prints_a_table_and_writes_it_beside_the_run(root, tmp_path):
     HYPERJAX_DATA=str(tmp_path),
   )
   assert done.returncode == 0, done.stderr
-  name = f'sni_def_2pos-train-own-seed0-{saved_runs.STEP}'  # a second seed overwrites nothing
-  place = pathlib.Path(model_dir) / 'inference_eval' / name
+  place = reports(done.stdout, model_dir, 'sni_def_2pos-train-own', f'seed0-{saved_runs.STEP}')
   report = json.loads(place.with_suffix('.json').read_text())
   names = list(tiny_data.TRAIN)
   assert list(report['tasks']) == names == list(report['scores']['rouge_l']['tasks'])
@@ -153,12 +161,12 @@ def test_several_seeds_are_one_table_of_means_and_worst(root, tmp_path):
     HYPERJAX_DATA=str(tmp_path),
   )
   assert done.returncode == 0, done.stderr
-  place = pathlib.Path(model_dir) / 'inference_eval'
+  place = reports(done.stdout, model_dir, 'metaicl-test-own', f'seeds13_5-{saved_runs.STEP}')
   each = [
-    json.loads((place / f'metaicl-test-own-seed{seed}-{saved_runs.STEP}.json').read_text())
+    json.loads(pathlib.Path(f'{place}.json'.replace('seeds13_5', f'seed{seed}')).read_text())
     for seed in (13, 5)
   ]
-  both = json.loads((place / f'metaicl-test-own-seeds13_5-{saved_runs.STEP}.json').read_text())
+  both = json.loads(place.with_suffix('.json').read_text())
   assert both['recipe']['answer'] == 'rank_mean' and both['average'] == 'tasks'
   assert {name: task['answers'] for name, task in both['tasks'].items()} == {
     'kind': 'rank_mean',
@@ -170,9 +178,10 @@ def test_several_seeds_are_one_table_of_means_and_worst(root, tmp_path):
     told = both['scores'][metric] if name is None else both['scores'][metric]['tasks'][name]
     assert told['mean'] == pytest.approx(sum(values) / 2) and told['worst'] == min(values)
     assert told['seeds'] == dict(zip(['13', '5'], values))
-  rows = list(csv.reader((place / f'metaicl-test-own-seeds13_5-{saved_runs.STEP}.csv').open()))
+  rows = list(csv.reader(place.with_suffix('.csv').open()))
   assert rows[0][3:6] == ['score', 'score (worst)', 'score (std)']
-  assert [row[0] for row in rows[1:]] == ['free', 'kind', 'mean of tasks']
+  means = ['free-form: mean', 'classification: mean']
+  assert [row[0] for row in rows[1:]] == ['free', 'kind', *means, 'mean of 2 tasks']
   assert 'MetaICL: setting found, shots 9, answer rank_mean' in done.stdout
   assert '4 of 4 contexts show fewer examples than asked for' in done.stdout
 

@@ -42,6 +42,8 @@ class Card:
   category: str | None = None
   metrics: tuple[str, ...] = ('rouge_l', 'exact_match')
   """The scores of its answers, the main one first (hyperjax.metrics)."""
+  empty: int = 0
+  """Instances that say nothing, and were left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,9 @@ def present(wanted: Sequence[str], there: Container[str], file: str, missing: st
   if not absent:
     return list(wanted)
   said = f'{len(absent)} of {len(wanted)} tasks have no {file}: {_some(absent, 3)}'
-  if missing == 'error' or len(absent) == len(wanted):
+  if missing == 'skip' and len(absent) == len(wanted):
+    raise errors.InputError(f'{said}; put the files of one at least there')
+  if missing == 'error':
     raise errors.InputError(
       f"{said}; put the files there, or set missing='skip' to do without (MIXTURE_ARGUMENTS;"
       ' --arguments)'
@@ -132,7 +136,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 
 def few_shot_episodes(
-  tasks: tuple[TaskExamples, ...],
+  tasks: Iterable[TaskExamples],
   assembly: Assembly,
   vocabulary: Vocabulary,
   lengths: Mapping[str, int],
@@ -142,7 +146,7 @@ def few_shot_episodes(
 ) -> FewShotEpisodes:
   """The episodes over tasks; see FewShotEpisodes."""
   return FewShotEpisodes(
-    tasks,
+    tuple(tasks),
     vocabulary,
     lengths,
     shots=assembly.shots,
@@ -155,9 +159,9 @@ def few_shot_episodes(
   )
 
 
-def tokenised(vocabulary: Vocabulary, cards: Iterable[Card]) -> tuple[TaskExamples, ...]:
+def tokenised(vocabulary: Vocabulary, cards: Iterable[Card]) -> Iterator[TaskExamples]:
   """Each card's texts as tokens, card by card, so that few texts are held at once."""
-  return tuple(_tokenised(vocabulary, card) for card in cards)
+  return (_tokenised(vocabulary, card) for card in cards)
 
 
 def _tokenised(vocabulary: Vocabulary, card: Card) -> TaskExamples:
@@ -279,6 +283,7 @@ def _evaluation_task(
     metrics=own.card.metrics,
     context_outputs=tuple(s.outputs[0] for s in shown.shots[: max(0, len(shown.shots) - cut)]),
     cut=cut,
+    empty=own.card.empty,
     shots_missing=max(0, assembly.positives + assembly.shots - len(shown.shots)),
     inputs_truncated=truncated,
   )

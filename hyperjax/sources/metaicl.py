@@ -173,9 +173,11 @@ class MetaICL:
     asked: list[Asked] = []
     mute = []
     for name, kind in self._files(folder, split, f'16_{seed}_{short}'):
-      questions = [each for each in folder.instances(name, kind) if not each.empty]
+      every = folder.instances(name, kind)
+      questions = [each for each in every if not each.empty]
       if questions:
         card = self._card(name, questions, limit)
+        card = dataclasses.replace(card, empty=len(every) - len(questions))
         asked += cards.in_contexts(card, self._pool(folder, name, seed), self.shots, seed, 'task')
       else:
         mute.append(name)

@@ -37,6 +37,9 @@ SCORE_EVAL = '_score_eval'
 SHORT = 320
 """Tokens of the mean input: prompts with fewer are trained on (HyperTuning, appendix A.1)."""
 
+HELD = 20_000
+"""Rows of a prompt that are held for training; all 91 million would be tens of gigabytes."""
+
 T0_CAP = 500_000
 """Data sets of more examples count as this many, shared by their prompts (T0)."""
 
@@ -158,8 +161,11 @@ class Folder:
     """The tasks that have files of a split, but for the score_eval ones."""
     return sorted(n for n, s in self.found if s == split and not n.endswith(SCORE_EVAL))
 
-  def instances(self, name: str, split: str) -> Iterator[Instance]:
-    """The rows of a task; its questions where it has no files but the score_eval ones."""
+  def instances(self, name: str, split: str, exact: bool = False) -> Iterator[Instance]:
+    """The rows of a task; its questions where it has no files but the score_eval ones.
+
+    `exact`: an answer that is none of the choices is an error, and not a row without choices.
+    """
     if (name, split) not in self.found:
       if (name + SCORE_EVAL, split) not in self.found:
         raise errors.InputError(f'{name} has no {split} file in {self.path}: put it there')
@@ -168,15 +174,16 @@ class Folder:
     prompt = prompts().get(name)
     choices = (prompt.choices if prompt else None) or ()
     for where, record in self._rows(name, split):
-      yield _instance(record, where, choices)
+      yield _instance(record, where, choices, exact)
 
   def questions(self, name: str, split: str) -> list[Instance]:
     """What is asked of a task, with its options, from the score_eval files where there are some."""
     if (name + SCORE_EVAL, split) not in self.found:
-      return list(self.instances(name, split))
+      prompt = prompts().get(name)
+      return list(self.instances(name, split, prompt is not None and prompt.evaluated == 'BASE'))
     grouped: dict[tuple[int, str], list[tuple[str, dict[str, Any]]]] = {}
     for where, record in self._rows(name + SCORE_EVAL, split):  # the order of rows is no promise
-      example = _place(where, record), files.text(record, 'inputs_pretokenized', where)
+      example = _place(where, record)[0], files.text(record, 'inputs_pretokenized', where)
       grouped.setdefault(example, []).append((where, record))
     return [_question(rows) for rows in grouped.values()]
 
@@ -200,34 +207,45 @@ def _check_whole(name: str, split: str, paths: Sequence[pathlib.Path]) -> None:
       )
 
 
-def _instance(record: dict[str, Any], where: str, choices: Sequence[str]) -> Instance:
+def _instance(record: dict[str, Any], where: str, choices: Sequence[str], exact: bool) -> Instance:
   target = files.text(record, 'targets_pretokenized', where).strip()
   if record.get('answer_choices'):
     choices = files.texts(record, 'answer_choices', where)
   options = tuple(choice.strip() for choice in choices)
-  return Instance(
-    files.text(record, 'inputs_pretokenized', where).strip(),
-    (target,),
-    options if target in options else (),  # some prompts answer what is not among their choices
-  )
+  text = files.text(record, 'inputs_pretokenized', where).strip()
+  if target not in options:  # so it is with some prompts, but none of T0's evaluation
+    if exact and text and target:
+      raise errors.InputError(
+        f'{where}: field "targets_pretokenized" is {target!r}, which is none of the choices'
+        f' {list(options)}'
+      )
+    options = ()
+  return Instance(text, (target,), options)
 
 
-def _place(where: str, record: dict[str, Any]) -> int:
-  """Which example a row of a score_eval file belongs to."""
+def _place(where: str, record: dict[str, Any]) -> tuple[int, int]:
+  """The example that a row of a score_eval file belongs to, and which of its choices it has."""
   idx = record.get('idx')
-  number = idx[0] if isinstance(idx, list) and idx else idx
-  if not isinstance(number, int) or isinstance(number, bool):
+  pair = idx if isinstance(idx, list) and len(idx) == 2 else ()
+  if not pair or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
     raise errors.InputError(f'{where}: field "idx" is {idx!r}, expected [example, choice]')
-  return number
+  return pair[0], pair[1]
 
 
 def _question(rows: list[tuple[str, dict[str, Any]]]) -> Instance:
+  rows = sorted(rows, key=lambda row: _place(*row)[1])
   where, first = rows[0]
   for at, row in rows:
     if row.get('is_correct') not in (True, False):  # 1 and 0 in TFRecords
       raise errors.InputError(
         f'{at}: field "is_correct" is {row.get("is_correct")!r}, expected true or false'
       )
+  numbers = [_place(*row)[1] for row in rows]
+  if numbers != list(range(len(rows))):
+    raise errors.InputError(
+      f'{where}: this example has the choices {numbers}, expected 0, 1, … without a gap: fetch the'
+      ' file again'
+    )
   options = tuple(files.text(row, 'targets_pretokenized', at).strip() for at, row in rows)
   right = {option for option, (_, row) in zip(options, rows) if row['is_correct']}
   text = files.text(first, 'inputs_pretokenized', where).strip()
@@ -360,8 +378,9 @@ class P3:
     asked: list[Asked] = []
     mute = []
     for name in self._names(folder, split):
-      questions = [each for each in folder.questions(name, split) if not each.empty]
-      card = _card(name, questions[:limit])
+      every = folder.questions(name, split)
+      questions = [each for each in every if not each.empty]
+      card = _card(name, questions, limit, len(every) - len(questions))
       if not questions:
         mute.append(name)
       else:
@@ -380,9 +399,17 @@ class P3:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> FewShotEpisodes:
-    tasks = cards.tokenised(vocabulary, self.cards(data_dir, split))
     why = f'have inputs of {self.max_mean_input} tokens or more in the mean'
-    kept = tuple(cards.told_apart(tasks, self._short, why))
+    if split == 'train' or self.max_mean_input is None:
+      tasks = cards.tokenised(vocabulary, self.cards(data_dir, split))
+      kept = tuple(cards.told_apart(tasks, self._short, why))
+    else:  # what is not trained on does not belong to the loss on other splits either
+      trained = cards.tokenised(vocabulary, self.cards(data_dir))
+      short = {task.name for task in trained if self._short(task)}
+      made = [card for card in self.cards(data_dir, split) if card.name in short]
+      kept = tuple(cards.tokenised(vocabulary, made))
+    if not kept:
+      raise errors.InputError(f'split {split} has no tasks in {find(data_dir, self.folder).path}')
     counts = {task.name: len(task.examples) for task in kept}
     own = rates(list(counts), counts)
     return cards.few_shot_episodes(
@@ -407,9 +434,9 @@ class P3:
     if split not in SPLITS:
       raise errors.InputError(f'no split {split!r}: P3 has {", ".join(SPLITS)}')
     there = set(folder.names(split))
+    there |= {n.removesuffix(SCORE_EVAL) for n, s in folder.found if s == split}
     if self.prompts == 'found':
       return sorted(there)
-    there |= {n.removesuffix(SCORE_EVAL) for n, s in folder.found if s == split}
     wanted = SETS[self.prompts]() if isinstance(self.prompts, str) else self.prompts
     return cards.present(wanted, there, f'{split} file in {folder.path}', self.missing)
 
@@ -430,11 +457,14 @@ class P3:
     return not sizes or float(np.mean(sizes)) < self.max_mean_input
 
 
-def _card(name: str, instances: Iterable[Instance]) -> Card:
-  instances = list(instances)
+def _card(
+  name: str, instances: Sequence[Instance], limit: int | None = None, empty: int = 0
+) -> Card:
+  """The card of the first `limit` instances; all of them say whether it has options."""
   prompt = prompts().get(name)
   dataset = prompt.dataset if prompt else name
+  some = instances[:limit]
   if all(each.options for each in instances if not each.empty):
-    return Card(name, instances, category=dataset, metrics=('accuracy',))
-  instances = [dataclasses.replace(each, options=()) for each in instances]
-  return Card(name, instances, category=dataset)
+    return Card(name, some, category=dataset, metrics=('accuracy',), empty=empty)
+  some = [dataclasses.replace(each, options=()) for each in some]
+  return Card(name, some, category=dataset, empty=empty)

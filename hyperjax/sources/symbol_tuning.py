@@ -5,6 +5,7 @@ import functools
 import re
 import string
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -131,9 +132,9 @@ class SymbolTuning:
 
   The classification tasks of `source` (a mixture with cards: MetaICL, NaturalInstructions, P3);
   those in `held_out` are evaluated, and all others trained on; where it is empty, the source's own
-  splits are. In an episode each label is another symbol, the same in context and targets; symbols
-  of evaluation are never those of training. `instruction`: show the task's definition, which may
-  name the labels. `labels`: 'symbols', or 'natural', the comparison. Tasks that are no
+  splits say which are. In an episode each label is another symbol, the same in context and targets;
+  symbols of evaluation are never those of training. `instruction`: show the task's definition,
+  which may name the labels. `labels`: 'symbols', or 'natural', the comparison. Tasks that are no
   classification are told and left out.
   """
 
@@ -162,6 +163,11 @@ class SymbolTuning:
     return getattr(self.source, 'seeds', (0,))
 
   @property
+  def eval_split(self) -> str:
+    """That of the source."""
+    return getattr(self.source, 'eval_split', 'test')
+
+  @property
   def assembly(self) -> cards.Assembly:
     """What contexts show."""
     return cards.Assembly(self.instruction, 0, self.shots, False, 'rank')
@@ -174,9 +180,8 @@ class SymbolTuning:
     split: str = 'train',
     targets_per_context: int = 1,
   ) -> FewShotEpisodes:
-    every = list(self.source.cards(data_dir, 'train' if self.held_out else split))
-    self._tell_strangers([card.name for card in every])
-    chosen = [card for card in every if self._is_of(card.name, split)]
+    every = list(self.source.cards(data_dir, split))
+    chosen = self._of(every, [card.name for card in every], split == self.eval_split)
     usable = [card for card in self._labelled(chosen) if card is not None]
     names = [labels_of(card) for card in usable]
     return cards.few_shot_episodes(
@@ -201,20 +206,28 @@ class SymbolTuning:
     """Of each task the first `limit` questions, in the context of examples of the same symbols."""
     source = dataclasses.replace(self.source, shots=self.shots)
     every = source.asked(data_dir, split, seed, None)
-    self._tell_strangers([each.card.name for each in every])
-    chosen = [each for each in every if self._is_of(each.card.name, split)]
+    chosen = self._of(every, [each.card.name for each in every], True)
     asked = self._asked(chosen, vocabulary, seed, limit)
     return cards.evaluation_tasks(asked, self.assembly, vocabulary, lengths, seed, wrong_context)
 
-  def _is_of(self, name: str, split: str) -> bool:
-    return not self.held_out or (name in self.held_out) == (split == 'test')
+  def _of(self, every: Sequence[Any], names: Sequence[str], evaluated: bool) -> list[Any]:
+    """Those that are held out, or those that are not; all where none are.
 
-  def _tell_strangers(self, names: Sequence[str]) -> None:
-    """A held-out task under a wrong name would be trained on."""
+    A held-out task under a wrong name would be trained on: it is told.
+    """
+    if not self.held_out:
+      return list(every)
     cards.tell(
       [name for name in self.held_out if name not in names],
       'are held out, but which the source does not have under these names',
     )
+    chosen = [each for each, name in zip(every, names) if (name in self.held_out) == evaluated]
+    if not chosen:
+      raise errors.InputError(
+        f'held_out {list(self.held_out)} leaves none of the {len(set(names))} tasks of the source'
+        f' to {"evaluate" if evaluated else "train on"} (SymbolTuning.held_out)'
+      )
+    return chosen
 
   def _labelled(self, every: Sequence[Card]) -> list[Card | None]:
     """`labelled` of each card; which of them have no labels is told."""
@@ -241,12 +254,17 @@ class SymbolTuning:
       dataclasses.replace(each.card, instances=[*each.card.instances, *each.shots])
       for each in every
     ]
-    made = []
+    made: list[Asked] = []
+    counts: Counter[str] = Counter()  # of one task there may be a card for each question
     for each, card in zip(every, self._labelled(both)):
-      if card is not None:
-        count = sum(not instance.empty for instance in each.card.instances)
-        queries, shots = card.instances[:count], card.instances[count:]
-        made.append(self._replaced(card, queries[:limit], shots, vocabulary, seed))
+      if card is None or (limit is not None and counts[card.name] >= limit):
+        continue
+      count = sum(not instance.empty for instance in each.card.instances)
+      some = count if limit is None else min(count, limit - counts[card.name])
+      counts[card.name] += some
+      card = dataclasses.replace(card, empty=card.empty + len(each.card.instances) - count)
+      queries, shots = card.instances[:some], card.instances[count:]
+      made.append(self._replaced(card, queries, shots, vocabulary, seed))
     return made
 
   def _replaced(self, card, queries, shots, vocabulary: Vocabulary, seed: int) -> Asked:
@@ -279,7 +297,7 @@ class Relabelled:
       {tokens.tobytes(): i for i, tokens in enumerate(vocabulary.encode_many(own))}
       for own in labels
     ]
-    if alike := [own for own, index in zip(labels, self._index) if len(index) < len(own)]:
+    if alike := [own for own, index in zip(labels, self._index) if len(index) < len(set(own))]:
       raise errors.InputError(
         f'vocabulary {vocabulary.path} cannot tell some of the labels {", ".join(alike[0])} apart:'
         ' take one that has their letters, or leave their task out (SymbolTuning.source)'
