@@ -35,3 +35,14 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f'no data packs at {path}')
   return path
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs():
+  """Compiled programs are let go after each file.
+
+  XLA maps memory for each of their functions. Linux allows a process 65,530 pieces of it, beyond
+  which there is a segmentation fault; two of our files alone make 28,000.
+  """
+  yield
+  jax.clear_caches()

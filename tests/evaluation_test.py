@@ -243,6 +243,29 @@ def test_questions_with_contexts_of_their_own_are_answered_side_by_side(root, ru
     assert len({each[0] for each in alone}) > 1
 
 
+def test_tasks_of_many_kinds_keep_their_order(root, run):
+  """They are gathered by kind, and the last of a kind filled up."""
+  made = [
+    dataclasses.replace(
+      task(root, f'{i}', 'A', ('red apple', 'green'), [x]),
+      options=[OPTIONS[i % 3]] if i % 2 else None,
+    )
+    for i, x in enumerate(['a big cat', 'plum', 'bird in', 'melon', 'dog', 'horse', 'new'])
+  ]
+  found = evaluation.evaluate(run, made, batch_size=4).predictions
+  assert found == [evaluation.evaluate(run, [each]).predictions[0] for each in made]
+  groups = list(evaluation._side_by_side([(each, each.context) for each in made], 6))
+  assert groups == [[0, 2, 4, 6], [1, 3], [5, 1]]
+
+
+def test_a_hypermodel_that_reads_is_not_given_nothing_to_read(root, run, tasks):
+  made = [tasks[0], dataclasses.replace(tasks[1], context=NOTHING)]
+  with pytest.raises(InputError, match='reads contexts, and that of second is empty'):
+    evaluation.evaluate(run, made)
+  assert evaluation.evaluate(run, made, evaluation.nobody)
+  assert evaluation.evaluate(runs.load(saved_runs.hyper(root, 'shared')), made)  # it reads none
+
+
 @pytest.mark.parametrize(
   'change,word',
   [

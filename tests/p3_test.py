@@ -472,6 +472,39 @@ def test_answers_that_are_not_among_the_choices_are_written(vocabulary, tmp_path
   assert task.options is None and task.metrics == ('rouge_l', 'exact_match')
 
 
+def test_an_evaluated_prompt_does_not_answer_what_is_not_among_its_choices(vocabulary, tmp_path):
+  rows = tiny_data.prompted(tiny_data.RTE, 5)
+  rows[3]['targets_pretokenized'] = 'perhaps'
+  mixture = p3.P3((tiny_data.RTE,), contexts='eval_split', folder='.')
+  tiny_data.write_lines(tmp_path / f'{tiny_data.RTE}.validation.jsonl', rows)
+  message = r"line 4: field \"targets_pretokenized\" is 'perhaps', which is none of the choices"
+  with pytest.raises(errors.InputError, match=message):
+    mixture.evaluation_tasks(tmp_path, vocabulary, LENGTHS, limit=2)
+
+
+def test_a_choice_that_is_missing_is_noticed(vocabulary, tmp_path):
+  rows = tiny_data.score_eval(tiny_data.prompted(tiny_data.RTE, 3))
+  path = tmp_path / f'{tiny_data.RTE}_score_eval.validation.jsonl'
+  wrong = next(i for i, row in enumerate(rows) if row['idx'][1] == 0 and not row['is_correct'])
+  tiny_data.write_lines(path, rows[:wrong] + rows[wrong + 1 :])
+  with pytest.raises(errors.InputError, match=r'has the choices \[1\], expected 0, 1, … without'):
+    p3.find(tmp_path, '.').questions(tiny_data.RTE, 'validation')
+
+
+def test_prompts_are_as_long_on_other_splits_as_in_training(vocabulary, tmp_path):
+  for split, word in (('train', 'red ' * 9), ('validation', 'red')):
+    for name, text in ((tiny_data.RTE, word), (tiny_data.ROTTEN, 'plum')):
+      rows = [
+        {**row, 'inputs_pretokenized': f'{text} {i}'}
+        for i, row in enumerate(tiny_data.prompted(name, 4))
+      ]
+      tiny_data.write_lines(tmp_path / f'{name}.{split}.jsonl', rows)
+  mixture = p3.P3('found', shots=1, max_mean_input=7, folder='.')
+  with pytest.warns(errors.Note, match=tiny_data.RTE):
+    made = mixture.episodes(tmp_path, vocabulary, LENGTHS, 'validation')
+  assert made.task_names == (tiny_data.ROTTEN,)
+
+
 def contexts(vocabulary, data_dir, seed=0, limit=None, **arguments):
   mixture = p3.P3(**({'prompts': 'found', 'shots': 3} | arguments))
   made = mixture.evaluation_tasks(data_dir, vocabulary, LENGTHS, seed=seed, limit=limit)

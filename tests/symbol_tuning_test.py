@@ -417,3 +417,16 @@ def test_the_pack_s_mixture_is_made(shared_data, tmp_path):
     assert symbol_tuning.is_for_training(t5.decode(made(0, n)['targets'][0]))
   assert task.name == 'subj' and len(task.inputs) == 7 and task.shots_missing == 0
   assert not any(map(symbol_tuning.is_for_training, task.options[0]))
+
+
+def test_prompts_of_p3_are_held_out_whatever_their_split_is_called(vocabulary, tmp_path):
+  tiny_data.p3(tmp_path / 'p3')
+  rte, copa = tiny_data.RTE, tiny_data.COPA
+  source = p3.P3((rte, copa), contexts='per_example')
+  mixture = symbol_tuning.SymbolTuning(source, held_out=(rte,), shots=2)
+  assert mixture.eval_split == 'validation'
+  assert mixture.episodes(tmp_path, vocabulary, LENGTHS).task_names == (copa,)
+  tasks = mixture.evaluation_tasks(tmp_path, vocabulary, LENGTHS, 'validation', limit=3)
+  assert [(task.name, len(task.inputs)) for task in tasks] == [(rte, 1)] * 3
+  held_out = mixture.episodes(tmp_path, vocabulary, LENGTHS, 'validation')
+  assert held_out.task_names == (rte,)

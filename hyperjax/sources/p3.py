@@ -405,7 +405,7 @@ class P3:
       kept = tuple(cards.told_apart(tasks, self._short, why))
     else:  # what is not trained on does not belong to the loss on other splits either
       trained = cards.tokenised(vocabulary, self.cards(data_dir))
-      short = {task.name for task in trained if self._short(task)}
+      short = {task.name for task in cards.told_apart(trained, self._short, why)}
       made = [card for card in self.cards(data_dir, split) if card.name in short]
       kept = tuple(cards.tokenised(vocabulary, made))
     if not kept:
