@@ -4,6 +4,7 @@ Mesh axes are data (rows only), fsdp (rows, and the embed axis of parameters) an
 heads). One device is the mesh 1 x 1 x 1, and the same code.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hyperjax.errors import InputError
@@ -67,6 +69,13 @@ def rules(contexts: int | None = None, first: Rules = ()) -> Rules:
   """
   whole: Rules = (('contexts', None),) if contexts == 1 else ()
   return (*first, *whole, *STANDARD_RULES)
+
+
+@contextlib.contextmanager
+def placed(mesh: Mesh, contexts: int | None = None) -> Iterator[None]:
+  """Arrays are made on the mesh, by the rules for logical axes and a number of contexts."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(rules(contexts)):
+    yield
 
 
 def spec(axes: Sequence[str | None], rules: Rules = STANDARD_RULES) -> PartitionSpec:
