@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hyperjax.errors import InputError
@@ -59,7 +60,12 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = No
   devices = jax.devices() if devices is None else list(devices)
   sizes = _mesh_sizes(dataclasses.astuple(shape), len(devices))
   # Auto: under jax's default, Explicit, flax's logical constraints are assertions that fail.
-  return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+  kinds = (AxisType.Auto,) * 3
+  try:
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+  except NotImplementedError:  # a TPU whose sides are none of these sizes, but can be cut
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=kinds)
 
 
 def rules(contexts: int | None = None, first: Rules = ()) -> Rules:
@@ -137,6 +143,11 @@ def check_rules(mesh: Mesh, rules: Rules) -> None:
         raise InputError(
           f'axis rule {name!r} -> {axis!r}: the mesh has no such axis, only {mesh.axis_names}'
         )
+
+
+def check_batch(mesh: Mesh, batch_size: int, contexts: int) -> None:
+  """InputError where the mesh does not divide the rows of a batch, or its contexts."""
+  check_sizes(mesh, {'batch': batch_size, 'contexts': contexts}, rules(contexts))
 
 
 def check_sizes(mesh: Mesh, sizes: Mapping[str, int], rules: Rules = STANDARD_RULES) -> None:

@@ -47,7 +47,7 @@ class Program:
         f'LOSS_NORMALIZING_FACTOR (loss_normalizing_factor) is {factor}; give None or more than 0'
       )
 
-  def train_step(self, plan: 'Plan') -> Callable:
+  def train_step(self, plan: 'Plan') -> Any:
     """(state, frozen, batch) -> (state, metrics), compiled at its first call."""
     rate = self.optimizer.rate(self.total_steps)
 
@@ -67,7 +67,7 @@ class Program:
 
     return step.jit_step(one, out_shardings=(plan.state_shardings, None))
 
-  def evaluation_step(self) -> Callable:
+  def evaluation_step(self) -> Any:
     """(trainable, frozen, batch, extra) -> sums of metrics, compiled at its first call."""
 
     @jax.jit

@@ -243,16 +243,11 @@ class Feed:
   mesh: Mesh
 
   def __post_init__(self):
-    sizes = {'batch': self.data.batch_size, 'contexts': self.contexts}
-    partitioning.check_sizes(self.mesh, sizes, self.rules)
+    partitioning.check_batch(self.mesh, self.data.batch_size, self.contexts)
 
   @property
   def contexts(self) -> int:
     return self.data.batch_size // self.data.targets_per_context
-
-  @property
-  def rules(self) -> partitioning.Rules:
-    return partitioning.rules(self.contexts)
 
   @contextlib.contextmanager
   def placed(self) -> Iterator[None]:
