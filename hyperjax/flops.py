@@ -52,15 +52,15 @@ class Flops:
     return 3 * self.trained + 2 * self.passed + self.frozen
 
 
-def count(jaxpr: core.ClosedJaxpr, marks: Sequence[Mark] | None = None, rounds: int = 1) -> Flops:
+def count(jaxpr: core.Jaxpr, marks: Sequence[Mark] | None = None, rounds: int = 1) -> Flops:
   """The operations of a jaxpr on all devices together.
 
   Args:
     marks: of its inputs; None: nothing is known of them, and only `total` is counted.
     rounds: how often the body of a `while` runs, which a jaxpr does not say.
   """
-  marks = [NOTHING] * len(jaxpr.jaxpr.invars) if marks is None else marks
-  return _walk(jaxpr.jaxpr, marks, rounds)[1]
+  marks = [NOTHING] * len(jaxpr.invars) if marks is None else marks
+  return _walk(jaxpr, marks, rounds)[1]
 
 
 # What a parameter goes through on its way to a product and still is the parameter.

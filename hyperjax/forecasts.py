@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
 from hyperjax import data, decoding, flops, hlo, partitioning, peft, program, step, topologies
@@ -52,7 +53,8 @@ class Step:
   """One of a run's programs, traced: what it takes, and what it has to compute."""
 
   traced: Any  # jax.stages.Traced
-  arguments: dict[str, Any]  # kind -> shapes with shardings
+  arguments: dict[str, Any]  # kind -> shapes with shardings, in the order of the arguments
+  read: list[bool]  # which of their leaves matter: XLA leaves the others out
   total: flops.Flops
   model_flops: int
 
@@ -95,9 +97,11 @@ class Run:
     with self.placed():
       traced = advance.trace(state, frozen, batch)
       plain = jax.make_jaxpr(forward)(state.trainable, frozen, batch)
-    own = flops.count(plain, _marks(state.trainable, frozen, batch))
-    parts = {'trained': state.trainable, 'optimizer': state.opt_state, 'frozen': frozen}
-    return Step(traced, parts | {'batch': batch}, flops.count(traced.jaxpr), own.with_gradients)
+    own = flops.count(plain.jaxpr, _marks(state.trainable, frozen, batch))
+    parts = {'step': state.step, 'trained': state.trainable, 'optimizer': state.opt_state}
+    jaxpr, read = _pruned(traced.jaxpr)
+    parts |= {'frozen': frozen, 'batch': batch}
+    return Step(traced, parts, read, flops.count(jaxpr), own.with_gradients)
 
   def evaluate(self) -> Step:
     """The loss of a batch that is not trained on, as evaluation during training compiles it."""
@@ -132,7 +136,7 @@ class Run:
       traced = decoding.decode.trace(
         model.downstream, own, tokens, phi, None, decoding.GREEDY, length, 1
       )
-    parts = {'parameters': own, 'phi': phi, 'batch': tokens}
+    parts = {'parameters': own, 'batch': tokens, 'phi': phi}
     return _forward(traced, parts, _all_frozen(own, (tokens, phi)), length)
 
   def _phi(self, batch: Mapping[str, Any]) -> Any:
@@ -162,8 +166,15 @@ def _all_frozen(params: Any, others: Any) -> list[flops.Mark]:
 
 
 def _forward(traced, parts: dict[str, Any], marks: list[flops.Mark], rounds: int = 1) -> Step:
-  total = flops.count(traced.jaxpr, marks, rounds)
-  return Step(traced, parts, total, total.of_parameters)
+  jaxpr, read = _pruned(traced.jaxpr)
+  marks = [mark for mark, one in zip(marks, read, strict=True) if one]
+  total = flops.count(jaxpr, marks, rounds)
+  return Step(traced, parts, read, total, total.of_parameters)
+
+
+def _pruned(jaxpr: Any) -> tuple[Any, list[bool]]:
+  """A jaxpr without what no result needs, as XLA prunes it; and which inputs are left."""
+  return partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
 
 
 # -- What compiling tells --------------------------------------------------------------------------
@@ -235,14 +246,12 @@ def _compiled(lowered) -> tuple[Any, str | None]:
 
 def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | None]:
   """Bytes of a chip: what the step is given, by kind, and what it needs besides."""
-  used = _used(made.traced.jaxpr)
-  kinds, at = {}, 0
-  for kind, tree in made.arguments.items():
-    leaves_ = jax.tree.leaves(tree)
-    kinds[kind] = sum(_on_chip(leaf) for i, leaf in enumerate(leaves_, at) if i in used)
-    at += len(leaves_)
+  every = [(kind, leaf) for kind, tree in made.arguments.items() for leaf in jax.tree.leaves(tree)]
+  kinds = dict.fromkeys(made.arguments, 0)
+  for (kind, leaf), read in zip(every, made.read, strict=True):
+    kinds[kind] += _on_chip(leaf) if read else 0
   if compiled is None:
-    return {**kinds, 'temporaries': None, 'peak': _asked(lacking or '')}
+    return {**kinds, 'temporaries': None, 'peak': needed(lacking or '')}
   stats = compiled.memory_analysis()
   added = stats.output_size_in_bytes - stats.alias_size_in_bytes
   temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
@@ -250,20 +259,13 @@ def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | N
   return {**kinds, 'results': added, 'temporaries': temporaries, 'peak': peak}
 
 
-def _used(jaxpr) -> set[int]:
-  """Which inputs are read: XLA leaves the others out."""
-  read = {id(x) for equation in jaxpr.jaxpr.eqns for x in equation.invars}
-  read |= {id(x) for x in jaxpr.jaxpr.outvars}
-  return {i for i, x in enumerate(jaxpr.jaxpr.invars) if id(x) in read}
-
-
 def _on_chip(leaf: jax.ShapeDtypeStruct) -> int:
   shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
   return math.prod(shape) * leaf.dtype.itemsize
 
 
-def _asked(message: str) -> int | None:
-  """What XLA says that it would have needed, of 'Used 20.1G of 15.75G hbm' and the like."""
+def needed(message: str) -> int | None:
+  """What a program would have needed, of XLA's 'Used 20.1G of 15.75G hbm' and the like."""
   found = re.search(r'(?:Used|temporaries \()\s*([\d.]+)([KMGT])', message)
   return int(float(found[1]) * 1024 ** (1 + 'KMGT'.index(found[2]))) if found else None
 
@@ -363,7 +365,7 @@ def suggestions(report: Mapping[str, Any]) -> list[str]:
   if mesh['fsdp'] * mesh['model'] < chips and held > report['hbm'] / 4:
     result.append(
       f'partitioning.MeshShape.data=1 and .fsdp={chips // mesh["model"]} split the '
-      f'{gib(held)} of parameters and optimiser over all chips'
+      f'{amount(held)} of parameters and optimiser over all chips'
     )
   if train and (parts := _parts(report)):
     result.append(f'ACCUMULATE={parts} reads the batch in {parts} parts')
@@ -384,9 +386,12 @@ def _parts(report: Mapping[str, Any]) -> int | None:
 # -- As text ---------------------------------------------------------------------------------------
 
 
-def gib(size: float | None) -> str:
+def amount(size: int | float | None) -> str:
   """Bytes for people."""
-  return 'unknown' if size is None else f'{size / 2**30:,.2f} GiB'
+  if size is None:
+    return 'unknown'
+  power = 30 if size >= 2**27 else 20 if size >= 2**17 else 10
+  return f'{size / 2**power:,.{2 if power == 30 else 1}f} {" KMG"[power // 10]}iB'
 
 
 def as_text(report: Mapping[str, Any]) -> str:
@@ -397,26 +402,28 @@ def as_text(report: Mapping[str, Any]) -> str:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   memory, work, estimate = report['memory'], report['work'], report['estimate']
   mesh = ', '.join(f'{axis}={size}' for axis, size in report['mesh'].items())
-  yield f'{report["what"]} on {report["topology"]}: {report["chips"]} chips, mesh {mesh}'
+  chip = 'device' if report['hbm'] is None else 'chip'
+  yield f'{report["what"]} on {report["topology"]}: {report["chips"]} {chip}s, mesh {mesh}'
   lengths = ', '.join(f'{name} {length}' for name, length in report['lengths'].items())
   batch = f'batch {report["batch_size"]} ({report["targets_per_context"]} a context; {lengths})'
   how = ', '.join(f'{name} {report[name]}' for name in ('accumulate', 'dtype', 'remat'))
   yield f'{batch}, {how}'
   count = report['parameters']
   yield f'parameters: {count["trained"]:,} trained, {count["frozen"]:,} frozen'
-  yield 'memory of a chip: ' + ', '.join(f'{kind} {gib(size)}' for kind, size in memory.items())
+  sizes = ((kind, size) for kind, size in memory.items() if kind != 'step')
+  yield f'memory of a {chip}: ' + ', '.join(f'{kind} {amount(size)}' for kind, size in sizes)
   if report['hbm'] is not None:
     fits = 'fits' if report['fits'] else 'DOES NOT FIT'
-    yield f'  {fits}: {gib(memory["peak"])} of {gib(report["hbm"])}'
+    yield f'  {fits}: {amount(memory["peak"])} of {amount(report["hbm"])}'
   yield (
     f'arithmetic: {work["flops"] / 1e12:,.3f} Tflop a step ({work["flops_per_chip"] / 1e12:,.3f} a '
-    f'chip), of the model {work["model_flops"] / 1e12:,.3f} (6N trained, 4N frozen with gradient)'
+    f'{chip}), of the model {work["model_flops"] / 1e12:,.3f} (6N trained, 4N frozen with gradient)'
   )
   if work['hbm_bytes'] is not None:
-    yield f'through the memory of a chip: {gib(work["hbm_bytes"])}'
-    yield 'exchanges of a chip:' + ('' if work['collectives'] else ' none')
+    yield f'through the memory of a {chip}: {amount(work["hbm_bytes"])}'
+    yield f'exchanges of a {chip}:' + ('' if work['collectives'] else ' none')
     for kind, row in work['collectives'].items():
-      moved = f'{gib(row["bytes"])}, of it sent {gib(row["sent"])}'
+      moved = f'{amount(row["bytes"])}, of it sent {amount(row["sent"])}'
       yield f'  {kind:18} {row["count"]:6,} times, {moved}'
   if estimate is not None:
     parts = ' + '.join(f'{name} {estimate[name]:.3f}' for name in _PARTS)
@@ -428,7 +435,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   for leaf in report['leaves']:
     split = ', '.join('+'.join(a) if isinstance(a, tuple) else str(a or '-') for a in leaf['split'])
     shape = 'x'.join(map(str, leaf['shape']))
-    own, whole = gib(leaf['bytes_per_chip']), gib(leaf['bytes'])
+    own, whole = amount(leaf['bytes_per_chip']), amount(leaf['bytes'])
     yield f'  {leaf["name"]:70} {shape:>16} {leaf["dtype"]:8} ({split}) {own} of {whole}'
   seconds = report['compile_seconds']
   yield f'traced in {seconds["trace"]:.1f} s, compiled in {seconds["compile"]:.1f} s'

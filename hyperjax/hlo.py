@@ -176,6 +176,11 @@ class Module:
       return 2 * slow(line.shape)
     if line.opcode in ('dynamic-update-slice', 'scatter'):
       return 2 * given[-1 if line.opcode == 'scatter' else 1]
+    if line.opcode == 'slice-start':  # ((given), slice, context)
+      part = _shapes(line.shape)[len(given)]
+      return size(part) + slow(part)
+    if line.opcode == 'copy-start':  # (copy, given, context)
+      return given[0] + slow(_shapes(line.shape)[0])
     if line.opcode.endswith('-start'):
       return sum(given) + max((slow(shape) for shape in _shapes(line.shape)), default=0)
     return sum(given) + slow(line.shape)

@@ -3,6 +3,7 @@
 libtpu compiles for any of its topologies on a machine without TPUs.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -16,6 +17,7 @@ QUIET = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-8',  # of any topology: libtpu only wants to be told one
   'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # it drives no TPU, so others may compile beside it
   'JAX_PLATFORMS': 'cpu',
 }
 """Environment in which libtpu neither looks for a TPU nor complains; set before JAX is imported."""
@@ -92,10 +94,11 @@ def topology(name: str) -> Topology:
 def _cpus(count: int) -> Sequence[Any]:
   import jax
 
-  try:
-    jax.config.update('jax_num_cpu_devices', count)
-  except RuntimeError:  # the devices have been used: there are as many as there are
-    pass
+  if count > jax.config.values['jax_num_cpu_devices']:
+    with contextlib.suppress(
+      RuntimeError
+    ):  # devices have been used: there are those that there are
+      jax.config.update('jax_num_cpu_devices', count)
   devices = jax.devices('cpu')
   if len(devices) < count:
     raise InputError(f'--topology=cpu:{count}, but this process has {len(devices)} CPU devices')

@@ -21,7 +21,7 @@ def shaped(*sizes):
 
 
 def total(function, *arguments, **options) -> int:
-  return flops.count(jax.make_jaxpr(function)(*arguments), **options).total
+  return flops.count(jax.make_jaxpr(function)(*arguments).jaxpr, **options).total
 
 
 def test_a_product_is_twice_its_result_times_the_length_of_its_sum():
@@ -86,7 +86,7 @@ def test_products_with_parameters_count_by_who_trains():
   kernel = shaped(D, D)
   jaxpr = jax.make_jaxpr(jax.jit(model))(kernel, kernel, kernel, shaped(B, D))
   marks = [flops.FROZEN, flops.TRAINED, flops.FROZEN, flops.NOTHING]
-  found = flops.count(jaxpr, marks)
+  found = flops.count(jaxpr.jaxpr, marks)
   assert found == flops.Flops(3 * SQUARE + 2 * (2 * B * B * D), SQUARE, SQUARE, SQUARE)
   assert found.of_parameters == 3 * SQUARE
   assert found.with_gradients == (3 + 2 + 1) * SQUARE
@@ -98,7 +98,7 @@ def test_a_loop_passes_gradients_from_its_second_round_on():
     return jax.lax.scan(body, x, frozen)[0]
 
   jaxpr = jax.make_jaxpr(model)(shaped(B, D), shaped(LAYERS, D, D), shaped(B, D))
-  found = flops.count(jaxpr, [flops.TRAINED, flops.FROZEN, flops.NOTHING])
+  found = flops.count(jaxpr.jaxpr, [flops.TRAINED, flops.FROZEN, flops.NOTHING])
   assert (found.passed, found.frozen) == (LAYERS * SQUARE, 0)
 
 
@@ -141,7 +141,7 @@ def test_a_hypermodel_over_a_frozen_model(remat):
   )
   jaxpr = jax.make_jaxpr(lambda *given: loss(*given)[0])(trained, frozen, batch)
   parts = ((trained, flops.TRAINED), (frozen, flops.FROZEN), (batch, flops.NOTHING))
-  found = flops.count(jaxpr, [mark for tree, mark in parts for _ in jax.tree.leaves(tree)])
+  found = flops.count(jaxpr.jaxpr, [mark for tree, mark in parts for _ in jax.tree.leaves(tree)])
   width = down.num_heads * down.head_dim
   layers = down.num_encoder_layers + down.num_decoder_layers
   heads = c * p * (4 * trunk.emb_dim**2 + 2 * layers * trunk.emb_dim * width)

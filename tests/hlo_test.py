@@ -127,6 +127,21 @@ def small(module) -> int:
   return 4
 
 
+def test_a_copy_that_is_started_moves_its_own_bytes_once():
+  text = """\
+HloModule m
+
+ENTRY %main (x: f32[8,5]) -> f32[8,5] {
+  %x = f32[8,5]{1,0} parameter(0)
+  %slice-start.1 = ((f32[8,5]{1,0}), f32[2,5]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:2], [0:5]}
+  %slice-done.1 = f32[2,5]{1,0:S(1)} slice-done(%slice-start.1)
+  %copy-start.1 = (f32[2,5]{1,0}, f32[2,5]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%slice-done.1)
+  ROOT %copy-done.1 = f32[2,5]{1,0} copy-done(%copy-start.1)
+}
+"""
+  assert hlo.parse(text).traffic == 4 * 2 * 5 + 4 * 2 * 5
+
+
 @pytest.mark.parametrize(
   'groups, devices',
   [
@@ -175,4 +190,6 @@ def test_what_a_mesh_of_cpus_gathers_in_a_scan():
 
   text = jax.jit(run, out_shardings=place('x')).lower(rows, kernels).compile().as_text()
   table = hlo.by_kind(hlo.parse(text).collectives)
-  assert table == {'all-gather': {'count': 5, 'bytes': 5 * 16 * 24 * 4, 'sent': 5 * 16 * 24 * 7 // 2}}
+  assert table == {
+    'all-gather': {'count': 5, 'bytes': 5 * 16 * 24 * 4, 'sent': 5 * 16 * 24 * 7 // 2}
+  }
