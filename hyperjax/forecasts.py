@@ -338,14 +338,22 @@ def _field(own: program.Program, name: str) -> Any:
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
-  """Large leaves that every chip holds whole, though there are others to hold a part."""
+  """Large leaves that every chip holds whole, and parameters that move in a dear way."""
   if report['chips'] == 1:
     return []
-  return [
+  result = [
     f'{leaf["name"]} ({leaf["bytes"] / 2**20:,.0f} MiB) is whole on every chip'
     for leaf in report['leaves']
     if leaf['bytes'] > LARGE and leaf['bytes_per_chip'] == leaf['bytes']
   ]
+  moved = {kind: row['sent'] for kind, row in (report['work']['collectives'] or {}).items()}
+  reduced = moved.pop('all-reduce', 0)
+  if report['mesh']['fsdp'] > 1 and reduced > LARGE and reduced > 2 * sum(moved.values()):
+    result.append(
+      'XLA gathers parameters by all-reduce, which sends twice as much as all-gather: '
+      f'try partitioning.MeshShape.fsdp below {report["mesh"]["fsdp"]}, and more of .data'
+    )
+  return result
 
 
 def suggestions(report: Mapping[str, Any]) -> list[str]:
