@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
@@ -113,21 +113,36 @@ class Module:
     return [one for name, times in self.runs.items() for one in self._exchanges(name, times)]
 
   def _exchanges(self, name: str, times: int) -> Iterator[Collective]:
-    # A TPU starts an exchange in one fusion and ends it in another; both hold it, with one channel.
     told = set()
     for fusion, line in self._fused(name):
       kind = line.opcode.removesuffix('-start')
       if kind not in KINDS:
         continue
-      channel = re.search(r'channel_id=(\d+)', line.rest)
-      key = channel[1] if channel else line.name
-      if key not in told:
+      key = _channel(line) or line.name
+      goes_on = key in self._started and not self._starts(fusion)
+      if key not in told and not goes_on:
         told.add(key)
         if kind == 'all-reduce' and 'all-reduce-scatter' in fusion:
           kind = 'reduce-scatter'
         devices = _group(line.rest) or self.devices
         if devices != 1:
           yield Collective(kind, self._moved(line, kind, fusion), devices, times, _where(line))
+
+  @functools.cached_property
+  def _started(self) -> set[str]:
+    """Channels of exchanges that a TPU starts in one fusion.
+
+    It goes on with them in others, perhaps inside a loop that has nothing to do with them, and ends
+    them in yet another one: all of these hold the exchange, with its channel.
+    """
+    lines = (line for name in self.computations if self._starts(name) for line in self._own(name))
+    return {channel for line in lines if (channel := _channel(line))}
+
+  def _starts(self, name: str) -> bool:
+    return any('AsyncCollectiveStart' in line.rest for line in self._own(name))
+
+  def _own(self, name: str) -> Iterable[Instruction]:
+    return self.computations[name].values()
 
   def _fused(self, name: str) -> Iterator[tuple[str, Instruction]]:
     """The lines of a computation and of fusions in it, with the computation that they are in."""
@@ -302,9 +317,14 @@ def _bytes(match: re.Match) -> int:
   return math.prod(int(n) for n in match[2].split(',') if n) * bits // 8
 
 
+def _channel(line: Instruction) -> str | None:
+  found = re.search(r'channel_id=(\d+)', line.rest)
+  return found[1] if found else None
+
+
 def _group(rest: str) -> int | None:
   """How many devices exchange with each other, two in a permute; None: all there are."""
-  if found := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', rest):
+  if found := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
     parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
     return math.prod(int(part or sizes[axis]) for axis, part in parts)

@@ -8,8 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from hyperjax import hlo
 
-# A loop of 6 rounds as a TPU's text has it: no trip count, an asynchronous all-gather in two
-# fusions of one channel, a reduce-scatter inside a fusion, stacks that are cut and written into.
+# A loop of 6 rounds as a TPU's text has it: no trip count, an asynchronous all-gather in three
+# fusions of one channel, one of them in a loop of its own, a reduce-scatter inside a fusion, stacks
+# that are cut and written into.
 TPU = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -24,6 +25,26 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
   %p.2 = bf16[1,1024,1024]{2,1,0} parameter(1)
   %all-gather.2 = bf16[1,1024,1024]{2,1,0} all-gather(%p.1), channel_id=8, replica_groups=mesh['a'=8,'b'=1] {'a'}, dimensions={1}
   ROOT %custom-call.2 = bf16[1,1024,1024]{2,1,0} custom-call(%p.2, %all-gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%go_on (p.9: bf16[1,128,1024]) -> bf16[1,1024,1024] {
+  %p.9 = bf16[1,128,1024]{2,1,0:S(1)} parameter(0)
+  ROOT %all-gather.3 = bf16[1,1024,1024]{2,1,0:S(1)} all-gather(%p.9), channel_id=8, replica_groups=mesh['a'=8,'b'=1] {'a'}, dimensions={1}
+}
+
+%window (w.1: (s32[], bf16[1,128,1024])) -> (s32[], bf16[1,128,1024]) {
+  %w.1 = (s32[]{:S(6)}, bf16[1,128,1024]{2,1,0:S(1)}) parameter(0)
+  %j.1 = s32[]{:S(6)} get-tuple-element(%w.1), index=0
+  %part.2 = bf16[1,128,1024]{2,1,0:S(1)} get-tuple-element(%w.1), index=1
+  %fusion.3 = bf16[1,1024,1024]{2,1,0:S(1)} fusion(%part.2), kind=kCustom, calls=%go_on
+  ROOT %tuple.3 = (s32[]{:S(6)}, bf16[1,128,1024]{2,1,0:S(1)}) tuple(%j.1, %part.2)
+}
+
+%windows (w.2: (s32[], bf16[1,128,1024])) -> pred[] {
+  %w.2 = (s32[]{:S(6)}, bf16[1,128,1024]{2,1,0:S(1)}) parameter(0)
+  %j.2 = s32[]{:S(6)} get-tuple-element(%w.2), index=0
+  %four.1 = s32[]{:T(128)} constant(4)
+  ROOT %lt.2 = pred[]{:T(512)} compare(%j.2, %four.1), direction=LT
 }
 
 %cut (p.3: bf16[6,128,1024], p.4: s32[]) -> bf16[1,128,1024] {
@@ -63,6 +84,8 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
   %fusion.1 = (bf16[1,128,1024]{2,1,0:S(1)}, bf16[1,1024,1024]{2,1,0:S(1)}, u32[]{:S(2)}) fusion(%layer.1), kind=kCustom, calls=%start
   %given.1 = bf16[1,128,1024]{2,1,0:S(1)} get-tuple-element(%fusion.1), index=0
   %whole.1 = bf16[1,1024,1024]{2,1,0:S(1)} get-tuple-element(%fusion.1), index=1
+  %pair.1 = (s32[]{:S(6)}, bf16[1,128,1024]{2,1,0:S(1)}) tuple(%i.1, %given.1)
+  %while.2 = (s32[]{:S(6)}, bf16[1,128,1024]{2,1,0:S(1)}) while(%pair.1), condition=%windows, body=%window
   %fusion.2 = bf16[1,1024,1024]{2,1,0:S(1)} fusion(%given.1, %whole.1), kind=kCustom, calls=%done
   %wide.1 = f32[1,1024,1024]{2,1,0:S(1)} convert(%fusion.2)
   %part.1 = f32[1,128,1024]{2,1,0:S(1)} fusion(%wide.1), kind=kCustom, calls=%all-reduce-scatter.1
@@ -100,10 +123,10 @@ def module():
 
 
 def test_a_loop_without_a_count_goes_round_as_its_condition_says(module):
-  assert module.entry == 'main' and module.runs == {'main': 1, 'body': 6}
+  assert module.entry == 'main' and module.runs == {'main': 1, 'body': 6, 'window': 24}
 
 
-def test_an_exchange_counts_once_a_round_though_two_fusions_hold_it(module):
+def test_an_exchange_counts_once_a_round_though_three_fusions_hold_it(module):
   found = {one.kind: one for one in module.collectives}
   assert len(found) == len(module.collectives) == 3
   gather, scatter = found['all-gather'], found['reduce-scatter']
@@ -148,6 +171,7 @@ ENTRY %main (x: f32[8,5]) -> f32[8,5] {
     ("replica_groups=mesh['x'=4,'y'=2] {'x'}", 4),
     ("replica_groups=mesh['x'=4,'y'=3] {'y','x'}", 12),
     ("replica_groups=mesh['x'=8,'y'=3] {'x':(1)2}", 2),
+    ("replica_groups=mesh['x'=1,'y'=3,'z'=4], device_ids=([4,3]T(1,0)) {'y'}", 3),
     ('replica_groups=[2,6]<=[12]', 6),
     ('replica_groups=[6,2]<=[2,6]T(1,0)', 2),
     ('replica_groups={{0,1,2},{3,4,5}}', 3),
