@@ -113,20 +113,16 @@ class Module:
     return [one for name, times in self.runs.items() for one in self._exchanges(name, times)]
 
   def _exchanges(self, name: str, times: int) -> Iterator[Collective]:
-    told = set()
     for fusion, line in self._fused(name):
       kind = line.opcode.removesuffix('-start')
-      if kind not in KINDS:
+      goes_on = _channel(line) in self._started and not self._starts(fusion)
+      if kind not in KINDS or goes_on:
         continue
-      key = _channel(line) or line.name
-      goes_on = key in self._started and not self._starts(fusion)
-      if key not in told and not goes_on:
-        told.add(key)
-        if kind == 'all-reduce' and 'all-reduce-scatter' in fusion:
-          kind = 'reduce-scatter'
-        devices = _group(line.rest) or self.devices
-        if devices != 1:
-          yield Collective(kind, self._moved(line, kind, fusion), devices, times, _where(line))
+      if kind == 'all-reduce' and 'all-reduce-scatter' in fusion:
+        kind = 'reduce-scatter'
+      devices = _group(line.rest) or self.devices
+      if devices != 1:
+        yield Collective(kind, self._moved(line, kind, fusion), devices, times, _where(line))
 
   @functools.cached_property
   def _started(self) -> set[str]:
