@@ -6,11 +6,13 @@ _CONFIG and _REGISTRY, which a test pins.
 """
 
 import contextlib
+import copy
 import difflib
 import importlib.resources
 import inspect
 import os
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +29,16 @@ PROVIDERS = {
 """Where the files are that set the macros which no run file sets."""
 
 
-def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> str:
+def parse(
+  files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+  defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> str:
   """Reads gin files, then bindings; returns everything as one gin text.
 
-  Files are looked for in `search_paths`, and then in the package.
+  Files are looked for in `search_paths`, and then in the package. `defaults` are values of macros
+  that a file requires and nothing sets.
 
   Raises:
     InputError: gin's complaints; a macro that is missing or that nothing reads; a wrong type.
@@ -47,6 +55,10 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
   for binding in bindings:
     with _complaints(f'gin binding {binding!r}'):
       gin.parse_config(binding)
+  reads = _reads()
+  for name, value in defaults.items():
+    if 'gin.REQUIRED' in reads.get(name, ()):
+      gin.bind_parameter((name, 'gin.macro', 'value'), value)
   check_macros()
   check_types()
   with _complaints('gin'):
@@ -55,18 +67,43 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
 
 
 def build(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """`arguments`, and what gin binds to the function's other parameters.
+  """`arguments`, and what gin binds to the function's other parameters; nothing else is built.
 
   Raises:
     InputError: what cannot be built, and a parameter that nothing is bound to.
   """
   _registered(function)
   with _complaints('gin'):
-    bound = {**gin.get_bindings(function), **arguments}
+    raw = gin.get_bindings(function, resolve_references=False)
+    # Copying a reference builds it: gin's own way, so that one object is built for each use.
+    bound = copy.deepcopy({name: x for name, x in raw.items() if name not in arguments})
+  bound.update(arguments)
   for parameter in inspect.signature(function).parameters.values():
     if parameter.default is parameter.empty and parameter.name not in bound:
       raise InputError(f'gin binds nothing to {_short(_selector(function))}.{parameter.name}')
   return bound
+
+
+def peek(function: Callable, parameter: str, names: Sequence[str]) -> dict[str, Any]:
+  """What gin binds to some parameters of the class that a function's parameter is bound to.
+
+  That class is not built. Parameters that nothing is bound to are left out.
+  """
+  with _complaints('gin'):
+    raw = gin.get_bindings(function, resolve_references=False)
+    _, reference = _plain(parameter, raw[parameter])
+    if not isinstance(reference, gin.config.ConfigurableReference):
+      return {}
+    with gin.config_scope('/'.join(reference.scopes)):
+      own = gin.get_bindings(reference.configurable.selector, resolve_references=False)
+    return copy.deepcopy({name: own[name] for name in names if name in own})
+
+
+def macros(names: Sequence[str]) -> dict[str, Any]:
+  """The values of those macros that are set."""
+  config = gin.config._CONFIG
+  there = [name for name in names if (name, 'gin.macro') in config]
+  return copy.deepcopy({name: config[name, 'gin.macro']['value'] for name in there})
 
 
 # -- Who reads what --------------------------------------------------------------------------------

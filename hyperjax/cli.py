@@ -44,11 +44,14 @@ def define_gin_flags() -> None:
   flags.DEFINE_list('gin_search_paths', ['.'], 'Where gin files are looked for.')
 
 
-def parse_gin() -> str:
-  """Reads the files and bindings that the flags name; returns all of it as one gin text."""
+def parse_gin(**defaults: Any) -> str:
+  """Reads the files and bindings that the flags name; returns all of it as one gin text.
+
+  `defaults` are values of macros that a file requires and the flags leave out.
+  """
   from hyperjax import bindings  # imports gin, which only some verbs have
 
-  return bindings.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  return bindings.parse(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths, defaults)
 
 
 def call(function: Callable, **arguments: Any) -> Any:

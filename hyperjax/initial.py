@@ -1,17 +1,16 @@
 """Where a run starts: weights restored, at random, or its own last ones, on the mesh."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from flax import linen as nn
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from hyperjax import checkpoints, fingerprints, optim, partitioning, runs, step
+from hyperjax import checkpoints, fingerprints, runs, step
 from hyperjax.errors import InputError
+from hyperjax.program import Plan, Program, named, pick, plan
 
 Tree = dict[str, Any]
 
@@ -28,12 +27,8 @@ class Setup:
 
   model_dir: str
   record: Mapping[str, Any]
-  model: step.Model
-  trainable: tuple[str, ...]
+  program: Program
   sources: Mapping[str, str | None]
-  optimizer: optim.AdamW | optim.Adafactor
-  total_steps: int
-  seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +40,7 @@ class Start:
 
   state: step.TrainState
   frozen: Tree
-  shardings: step.TrainState
-  tx: optax.GradientTransformation
+  plan: Plan
   metadata: dict[str, Any]
   report: str
 
@@ -59,46 +53,41 @@ def begin(setup: Setup, mesh: Mesh, keeper: checkpoints.Checkpoints) -> Start:
   Raises:
     InputError: weights that are missing or do not fit, by leaf; a mesh that does not divide them.
   """
-  plan = _plan(setup, mesh)
+  whole = plan(setup.program, mesh)
+  _check_sources(setup, whole)
   own = keeper.latest_step()
-  restored = _restored(setup, plan, plan.frozen if own is not None else plan.shapes)
+  restored = _restored(setup, whole, whole.frozen if own is not None else whole.shapes)
   params, origin = restored.params, restored.origin()
   if own is None:
-    params, origin = _completed(setup, plan, restored)
+    params, origin = _completed(setup, whole, restored)
   else:
-    origin = dict.fromkeys(plan.trained, f'continued from step {own}')
+    origin = dict.fromkeys(whole.trained, f'continued from step {own}')
   frozen = jax.tree.map(
-    lambda leaf, like: leaf.astype(like.dtype), _pick(params, plan.frozen), plan.frozen
+    lambda leaf, like: leaf.astype(like.dtype), pick(params, whole.frozen), whole.frozen
   )
   metadata = {
-    'trainable': list(setup.trainable),
-    'frozen': {part: restored.sources[part] for part in plan.frozen},
+    'trainable': list(setup.program.trainable),
+    'frozen': {part: restored.sources[part] for part in whole.frozen},
     'fingerprint': fingerprints.fingerprint(frozen),
-    'seed': setup.seed,
+    'seed': setup.program.seed,
   }
-  tx = setup.optimizer.transformation(_pick(plan.axes, plan.trained), setup.total_steps)
-  first = _first_state(tx)
-  shardings = partitioning.state_shardings(
-    mesh,
-    jax.eval_shape(first, plan.trained),
-    plan.trained,
-    _pick(plan.shardings, plan.trained),
-  )
   if own is None:
-    trained = _put(_pick(params, plan.trained), plan.shardings)
-    state = jax.jit(first, out_shardings=shardings)(trained)
+    trained = _put(pick(params, whole.trained), whole.shardings)
+    state = jax.jit(whole.first_state, out_shardings=whole.state_shardings)(trained)
   else:
-    state = _continued(keeper, _abstract(jax.eval_shape(first, plan.trained), shardings), metadata)
+    state = _continued(keeper, whole.state, metadata)
   held = step.join(state.trainable, frozen)
-  report = _report(plan, held, {'trained': origin, 'frozen': restored.origin()})
-  return Start(state, frozen, shardings, tx, metadata, report)
+  report = _report(whole, held, {'trained': origin, 'frozen': restored.origin()})
+  return Start(state, frozen, whole, metadata, report)
 
 
-def _first_state(tx: optax.GradientTransformation) -> Callable[[Tree], step.TrainState]:
-  def first(trained):
-    return step.TrainState(jnp.zeros((), jnp.int32), trained, tx.init(trained))
-
-  return first
+def _check_sources(setup: Setup, plan: Plan) -> None:
+  for part in plan.frozen:
+    if setup.sources[part] is None:
+      raise InputError(
+        f'the {part} is frozen and has no weights: give {GIN_NAMES[part]} '
+        f'(trainer.train.{part}_checkpoint), or name it in TRAINABLE (trainer.train.trainable)'
+      )
 
 
 def _continued(keeper, state: step.TrainState, metadata: dict[str, Any]) -> step.TrainState:
@@ -112,61 +101,8 @@ def _continued(keeper, state: step.TrainState, metadata: dict[str, Any]) -> step
   return state
 
 
-# -- Shapes, axes and shardings --------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  """All parameters without their values: shapes, logical axes, shardings; and who trains."""
-
-  shapes: Tree
-  axes: Tree
-  shardings: Tree
-  trained: Tree  # the shapes of what trains
-  frozen: Tree  # of what does not, in the dtype of computation
-
-
-def _plan(setup: Setup, mesh: Mesh) -> _Plan:
-  key = jax.random.key(setup.seed)
-  boxed = jax.eval_shape(setup.model.init_params, key)
-  is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
-  axes = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
-  shapes = nn.unbox(boxed)
-  for name, leaf in _named(shapes):
-    if leaf.size == 0:
-      raise InputError(
-        f'{name} has the shape {list(leaf.shape)}, which holds nothing: '
-        'give lengths and widths of at least 1, such as PREFIX_LENGTH'
-      )
-  trained, frozen = step.split(shapes, setup.trainable)
-  for part in frozen:
-    if setup.sources[part] is None:
-      raise InputError(
-        f'the {part} is frozen and has no weights: give {GIN_NAMES[part]} '
-        f'(trainer.train.{part}_checkpoint), or name it in TRAINABLE (trainer.train.trainable)'
-      )
-  shardings = partitioning.parameter_shardings(mesh, axes, shapes)
-  return _Plan(shapes, axes, shardings, trained, _cast(frozen, setup.model))
-
-
-def _pick(tree: Tree, like: Tree) -> Tree:
-  """The leaves of `tree` that `like` has."""
-  return {k: _pick(tree[k], v) if isinstance(v, dict) else tree[k] for k, v in like.items()}
-
-
 def _put(tree: Tree, shardings: Tree) -> Tree:
-  return jax.tree.map(jax.device_put, tree, _pick(shardings, tree))
-
-
-def _abstract(shapes: Any, shardings: Any) -> Any:
-  one = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-  return jax.tree.map(one, shapes, shardings)
-
-
-def _cast(frozen: Tree, model: step.Model) -> Tree:
-  """Shapes of frozen weights in the dtype of computation; trained ones stay float32."""
-  dtype = jnp.dtype(getattr(getattr(model.downstream, 'config', None), 'dtype', 'float32'))
-  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), frozen)
+  return jax.tree.map(jax.device_put, tree, pick(shardings, tree))
 
 
 # -- Values ----------------------------------------------------------------------------------------
@@ -186,17 +122,17 @@ class _Restored:
     }
 
 
-def _restored(setup: Setup, plan: _Plan, parts: Tree) -> _Restored:
+def _restored(setup: Setup, plan: Plan, parts: Tree) -> _Restored:
   """The parts that have a source, read to their places on the mesh."""
   # A trunk that starts from the backbone gets its full precision, whatever that computes in.
   copied = _starts_from_backbone(setup) and 'hypermodel' in parts
   wanted = plan.shapes if copied else step.join(plan.trained, plan.frozen)
-  like = _abstract(wanted, plan.shardings)
+  like = plan.placed(wanted)
   params, sources = {}, {}
   for part in parts:
     path = setup.sources[part]
     if path is not None:
-      model = getattr(setup.model, part)
+      model = getattr(setup.program.model, part)
       params[part], found = runs.load_part(path, part, model=model, like=like[part])
       runs.check_part(path, part, setup.record)
       sources[part] = runs.source(setup.model_dir, path, found)
@@ -204,20 +140,24 @@ def _restored(setup: Setup, plan: _Plan, parts: Tree) -> _Restored:
 
 
 def _starts_from_backbone(setup: Setup) -> bool:
-  return setup.sources['hypermodel'] is None and hasattr(setup.model.hypermodel, 'start_from')
+  return setup.sources['hypermodel'] is None and hasattr(
+    setup.program.model.hypermodel, 'start_from'
+  )
 
 
-def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, dict[str, str]]:
+def _completed(setup: Setup, plan: Plan, restored: _Restored) -> tuple[Tree, dict[str, str]]:
   """All parameters, those not restored at random; and where each part is from."""
   params, origin = dict(restored.params), restored.origin()
   random = [part for part in plan.shapes if part not in params]
-  init = lambda key: nn.unbox(setup.model.init_params(key))
+  init = lambda key: nn.unbox(setup.program.model.init_params(key))
   params |= jax.jit(
     lambda key: {part: init(key)[part] for part in random},
     out_shardings={part: plan.shardings[part] for part in random},
-  )(jax.random.key(setup.seed))
+  )(jax.random.key(setup.program.seed))
   origin |= dict.fromkeys(random, 'initialised')
-  hypermodel: Any = setup.model.hypermodel  # one with a trunk has trunk_misfit and start_from
+  hypermodel: Any = (
+    setup.program.model.hypermodel
+  )  # one with a trunk has trunk_misfit and start_from
   backbone = restored.params.get('downstream')
   if backbone is not None and _starts_from_backbone(setup):
     misfit = hypermodel.trunk_misfit(backbone)
@@ -232,13 +172,13 @@ def _completed(setup: Setup, plan: _Plan, restored: _Restored) -> tuple[Tree, di
 # -- The parameter report --------------------------------------------------------------------------
 
 
-def _report(plan: _Plan, held: Tree, origin: Mapping[str, Mapping[str, str]]) -> str:
+def _report(plan: Plan, held: Tree, origin: Mapping[str, Mapping[str, str]]) -> str:
   """A line a leaf: shape, dtype, logical axes, trained or frozen, where it is from; and totals."""
-  trained = {name for name, _ in _named(plan.trained)}
-  axes = dict(_named(plan.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)))
+  trained = {name for name, _ in named(plan.trained)}
+  axes = dict(named(plan.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)))
   lines: list[str] = []
   totals: dict[str, tuple[int, int]] = {}
-  for name, leaf in _named(held):
+  for name, leaf in named(held):
     part = name.partition('/')[0]
     how = 'trained' if name in trained else 'frozen'
     what = f'{how}, {origin[how][part]}'
@@ -251,8 +191,3 @@ def _report(plan: _Plan, held: Tree, origin: Mapping[str, Mapping[str, str]]) ->
     for what, (count, size) in totals.items()
   ]
   return '\n'.join(lines) + '\n\n' + '\n'.join(summary) + '\n'
-
-
-def _named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Sequence[tuple[str, Any]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-  return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in leaves]

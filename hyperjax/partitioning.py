@@ -4,6 +4,7 @@ Mesh axes are data (rows only), fsdp (rows, and the embed axis of parameters) an
 heads). One device is the mesh 1 x 1 x 1, and the same code.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hyperjax.errors import InputError
@@ -57,7 +60,12 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = No
   devices = jax.devices() if devices is None else list(devices)
   sizes = _mesh_sizes(dataclasses.astuple(shape), len(devices))
   # Auto: under jax's default, Explicit, flax's logical constraints are assertions that fail.
-  return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+  kinds = (AxisType.Auto,) * 3
+  try:
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+  except NotImplementedError:  # a TPU whose sides are none of these sizes, but can be cut
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=kinds)
 
 
 def rules(contexts: int | None = None, first: Rules = ()) -> Rules:
@@ -67,6 +75,13 @@ def rules(contexts: int | None = None, first: Rules = ()) -> Rules:
   """
   whole: Rules = (('contexts', None),) if contexts == 1 else ()
   return (*first, *whole, *STANDARD_RULES)
+
+
+@contextlib.contextmanager
+def placed(mesh: Mesh, contexts: int | None = None) -> Iterator[None]:
+  """Arrays are made on the mesh, by the rules for logical axes and a number of contexts."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(rules(contexts)):
+    yield
 
 
 def spec(axes: Sequence[str | None], rules: Rules = STANDARD_RULES) -> PartitionSpec:
@@ -128,6 +143,11 @@ def check_rules(mesh: Mesh, rules: Rules) -> None:
         raise InputError(
           f'axis rule {name!r} -> {axis!r}: the mesh has no such axis, only {mesh.axis_names}'
         )
+
+
+def check_batch(mesh: Mesh, batch_size: int, contexts: int) -> None:
+  """InputError where the mesh does not divide the rows of a batch, or its contexts."""
+  check_sizes(mesh, {'batch': batch_size, 'contexts': contexts}, rules(contexts))
 
 
 def check_sizes(mesh: Mesh, sizes: Mapping[str, int], rules: Rules = STANDARD_RULES) -> None:

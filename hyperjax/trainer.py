@@ -19,7 +19,6 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -37,6 +36,7 @@ from hyperjax import (
   step,
 )
 from hyperjax.errors import InputError
+from hyperjax.program import Program
 from hyperjax.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
@@ -118,22 +118,21 @@ def train(
   Raises:
     InputError: what does not fit together, and a loss that is not finite.
   """
-  if isinstance(trainable, str):
-    raise InputError(f'trainable is {trainable!r}; give a tuple of names: ({trainable!r},)')
   model = step.Model(downstream, hypermodel)
+  program = Program(
+    model,
+    trainable,
+    total_steps,
+    objective,
+    optimizer,
+    seed,
+    accumulate,
+    loss_normalizing_factor,
+  )
   record = runs.record_of(model, data.vocabulary, data.lengths, data.name, trainable)
   sources = {'downstream': downstream_checkpoint, 'hypermodel': hypermodel_checkpoint}
-  setup = initial.Setup(
-    os.path.abspath(model_dir),
-    record,
-    model,
-    tuple(trainable),
-    sources,
-    optimizer,
-    total_steps,
-    seed,
-  )
-  _check(setup, data, accumulate, loss_normalizing_factor)
+  setup = initial.Setup(os.path.abspath(model_dir), record, program, sources)
+  _check(setup, data)
   keeper = saving(setup.model_dir)
   _check_ranking(keeper, evaluation)
   if keeper.latest_step() is not None:
@@ -143,7 +142,7 @@ def train(
     first, batches = feed.after(keeper.latest_step() or 0)
     _check_contexts(hypermodel, first, data.name)
     start = initial.begin(setup, feed.mesh, keeper)
-    advance = _step(setup, start, objective, accumulate, loss_normalizing_factor)
+    advance = program.train_step(start.plan)
     with feed.placed():  # what does not fit together is found before anything is written
       jax.eval_shape(advance, start.state, start.frozen, feed.put(first))
     if jax.process_index() == 0:
@@ -154,7 +153,7 @@ def train(
       total_steps,
       advance,
       feed,
-      Evaluator.of(evaluation, feed.mesh, model, objective),
+      Evaluator.of(evaluation, feed.mesh, program),
       keeper,
       start.metadata | {'batch_size': data.batch_size},
       asked,
@@ -172,21 +171,16 @@ def train(
   return metrics
 
 
-def _check(setup: initial.Setup, data: Data, accumulate: int, factor: float | None) -> None:
+def _check(setup: initial.Setup, data: Data) -> None:
   """What can be refused before any array exists."""
-  if setup.total_steps < 1:
-    raise InputError(f'TRAIN_STEPS (total_steps) is {setup.total_steps}; give at least 1')
-  if factor is not None and not factor > 0:
-    raise InputError(
-      f'LOSS_NORMALIZING_FACTOR (loss_normalizing_factor) is {factor}; give None or more than 0'
-    )
-  if setup.model.hypermodel is None and setup.sources['hypermodel']:
+  program = setup.program
+  if program.model.hypermodel is None and setup.sources['hypermodel']:
     raise InputError('HYPERMODEL_CHECKPOINT_PATH is given, but the run has no hypermodel')
-  trunk = getattr(setup.model.hypermodel, 'trunk', None)
-  for config in (getattr(setup.model.downstream, 'config', None), trunk):
+  trunk = getattr(program.model.hypermodel, 'trunk', None)
+  for config in (getattr(program.model.downstream, 'config', None), trunk):
     if config is not None:
       data.vocabulary.check_fits(config.vocab_size)
-  step.check_batch(data.batch_size, data.batch_size // data.targets_per_context, accumulate)
+  step.check_batch(data.batch_size, data.batch_size // data.targets_per_context, program.accumulate)
 
 
 def _check_contexts(hypermodel: protocols.Hypermodel | None, batch: Batch, name: str) -> None:
@@ -211,29 +205,6 @@ def _check_ranking(keeper: checkpoints.Checkpoints, evaluation: Evaluation | Non
       f'KEEP_BEST ranks by {name}, which is measured every {evaluation.period} steps, but '
       f'checkpoints are saved every {keeper.save_period}: let EVAL_PERIOD divide SAVE_PERIOD'
     )
-
-
-def _step(
-  setup: initial.Setup, start: initial.Start, objective, accumulate: int, factor
-) -> Callable:
-  """(state, frozen, batch) -> (state, metrics), compiled at its first call."""
-  rate = setup.optimizer.rate(setup.total_steps)
-
-  def one(state, frozen, batch):
-    new, metrics = step.train_step(
-      state,
-      frozen,
-      batch,
-      model=setup.model,
-      objective=objective,
-      tx=start.tx,
-      seed=setup.seed,
-      accumulate=accumulate,
-      loss_normalizing_factor=factor,
-    )
-    return new, metrics | {'learning_rate': rate(state.step)}
-
-  return step.jit_step(one, out_shardings=(start.shardings, None))
 
 
 def _saved(keeper: checkpoints.Checkpoints) -> str:
@@ -272,21 +243,16 @@ class Feed:
   mesh: Mesh
 
   def __post_init__(self):
-    sizes = {'batch': self.data.batch_size, 'contexts': self.contexts}
-    partitioning.check_sizes(self.mesh, sizes, self.rules)
+    partitioning.check_batch(self.mesh, self.data.batch_size, self.contexts)
 
   @property
   def contexts(self) -> int:
     return self.data.batch_size // self.data.targets_per_context
 
-  @property
-  def rules(self) -> partitioning.Rules:
-    return partitioning.rules(self.contexts)
-
   @contextlib.contextmanager
   def placed(self) -> Iterator[None]:
     """Arrays are made on the mesh, by its rules for logical axes."""
-    with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules):
+    with partitioning.placed(self.mesh, self.contexts):
       yield
 
   def after(self, step: int) -> tuple[Batch, Iterator[tuple[int, Batch]]]:
@@ -322,19 +288,12 @@ class Evaluator:
   sums: Callable
 
   @classmethod
-  def of(cls, evaluation: Evaluation | None, mesh: Mesh, model: step.Model, objective):
+  def of(cls, evaluation: Evaluation | None, mesh: Mesh, program: Program):
     """None for an evaluation that is None."""
     if evaluation is None:
       return None
-
-    @jax.jit
-    def sums(trainable, frozen, batch, extra):
-      params = step.join(trainable, frozen)
-      generate = lambda b: model.generate(params, b)
-      answer = lambda b, phi: model.logits(params, b, phi)
-      return objective(generate, answer, batch, extra)[1]
-
-    return cls(Feed(evaluation.data, mesh), evaluation.period, evaluation.steps, sums)
+    feed = Feed(evaluation.data, mesh)
+    return cls(feed, evaluation.period, evaluation.steps, program.evaluation_step())
 
   def __call__(self, state: step.TrainState, frozen: step.Tree) -> dict[str, float]:
     parts = [
