@@ -20,7 +20,9 @@ import jax  # after the variables above
 import pytest
 
 if jax.__version__.startswith('0.10.'):  # XLA aborts on a flag that it does not know
-  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+  # Where the machine is busy, eight devices on its few cores may take long to meet.
+  patient = '--xla_cpu_collective_call_terminate_timeout_seconds=600'
+  os.environ.setdefault('XLA_FLAGS', f'--xla_cpu_use_fusion_emitters=false {patient}')
 
 ROOT = pathlib.Path(__file__).parents[1]
 
