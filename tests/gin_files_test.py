@@ -159,7 +159,7 @@ def test_the_evaluate_verb_is_built(root):
   arguments = built(
     'gin/runs/evaluate.gin', verb=evaluate.evaluate, MODEL_DIR='a', MIXTURE_OR_TASK_NAME='sni'
   )
-  assert arguments['model_dir'] == 'a' and arguments['split'] == 'test'
+  assert arguments['model_dir'] == 'a' and arguments['split'] is None
 
 
 @pytest.mark.parametrize('hypermodel', HYPERMODELS)
