@@ -171,10 +171,11 @@ def _how(task: EvaluationTask) -> str:
 
 def _said(recipe: dict[str, Any]) -> str:
   """The mixture and its choices in one line: 'P3: prompts held_out, shots 16, contexts task, …'."""
-  fields = (
-    f'{key} {value}' for key, value in recipe.items() if key != 'class' and value is not None
-  )
-  return f'{recipe["class"].rpartition(".")[2]}: {", ".join(fields)}'
+  told = lambda value: f'({_said(value)})' if isinstance(value, dict) else value
+  said = [
+    f'{key} {told(value)}' for key, value in recipe.items() if key != 'class' and value is not None
+  ]
+  return f'{recipe["class"].rpartition(".")[2]}: {", ".join(said)}'
 
 
 def _means(scores: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import pathlib
 import shlex
 
 import pytest
+import tiny_data
 
 from hyperjax.errors import InputError
 from scripts.demo import data, docstrings, measure, picture, run
@@ -150,3 +151,18 @@ def test_tasks_and_vocabulary_of_an_older_checkout_are_replaced(tmp_path, monkey
   stamp = (made / 'vocabulary.model').stat().st_mtime_ns
   prepared('two', 'a c')
   assert (made / 'vocabulary.model').stat().st_mtime_ns == stamp
+
+
+def test_the_example_is_the_task_that_its_context_helps_most(tmp_path):
+  tiny_data.repository(tmp_path / 'sni')
+  path = tmp_path / 'sni' / 'splits' / 'default' / 'test_tasks.txt'
+  path.write_text('reverse\nupper\n')
+  scores = {'reverse': (40.0, 10.0), 'upper': (60.0, 50.0)}
+  names = ('hypert5_prefix', 'wrong_context')
+  report = {'tasks': {name: dict(zip(names, own)) for name, own in scores.items()}}
+  made = measure.example_task(tmp_path, tmp_path, report)
+  card = tiny_data.card('reverse')
+  assert made['name'] == 'reverse' and made['definition'] == card['Definition'][0]
+  pairs = [(each['input'], each['output'][0]) for each in card['Instances']]
+  shown = [(each['input'], each['output']) for each in card['Positive Examples'][:2]]
+  assert made['shots'] == shown + pairs[-6:] and made['queries'] == pairs[:5]

@@ -115,8 +115,8 @@ def example_task(output: pathlib.Path, folder: pathlib.Path, report: dict) -> di
   }
   name = max(gain, key=lambda task: gain[task])
   card = natural_instructions.find(str(folder)).card('test', name)
-  pairs = [(x, ys[0]) for x, ys in card.instances]
-  shots = [(x, ys[0]) for x, ys in card.positives[:2]] + pairs[-6:]
+  pairs = [(each.input, each.outputs[0]) for each in card.instances]
+  shots = [(each.input, each.outputs[0]) for each in card.positives[:2]] + pairs[-6:]
   return {'name': name, 'definition': card.definition, 'shots': shots, 'queries': pairs[:5]}
 
 
