@@ -40,9 +40,7 @@ def main() -> None:
     raise InputError(f'--topology is missing: {topologies.EXAMPLES}')
   topologies.be_quiet()
   cli.parse_gin(**UNREAD)
-  topology = topologies.topology(
-    FLAGS.topology
-  )  # imports JAX, which a mistyped flag need not wait for
+  topology = topologies.topology(FLAGS.topology)  # imports JAX; a mistyped flag need not wait
   report = compile_run(topology, FLAGS.what)
   from hyperjax import forecasts
 

@@ -75,7 +75,7 @@ def evaluate(
     'average': live.average,
   }
   place = os.path.join(run.model_dir, 'inference_eval', f'{live.name}-{split}-{context}')
-  if varied := _varied(head):
+  if varied := _varied(head if isinstance(mixture, str) else head | {'arguments': live.recipe}):
     place += f'-{varied}'
   reports = []
   for one, tasks in zip(seeds, _all_tasks(live, split, seeds, limit)):

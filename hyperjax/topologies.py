@@ -95,9 +95,7 @@ def _cpus(count: int) -> Sequence[Any]:
   import jax
 
   if count > jax.config.values['jax_num_cpu_devices']:
-    with contextlib.suppress(
-      RuntimeError
-    ):  # devices have been used: there are those that there are
+    with contextlib.suppress(RuntimeError):  # they have been used: there are those that there are
       jax.config.update('jax_num_cpu_devices', count)
   devices = jax.devices('cpu')
   if len(devices) < count:

@@ -205,7 +205,7 @@ def _evaluated(mixture, split, lengths, data_dir) -> list[Row]:
     episodes = _episodes(mixture, split, lengths, data_dir)
     return [_episode(episodes(0, n)) for n in range(episodes.windows.count)]
   seed = getattr(mixture, 'seeds', (0,))[0]
-  tasks = mixture.evaluation_tasks(data_dir, vocabulary, dict(lengths), split, seed)  # type: ignore
+  tasks = mixture.evaluation_tasks(data_dir, vocabulary, dict(lengths), split, seed)
   return [
     {
       'task_id': np.int32(i),
