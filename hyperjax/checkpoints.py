@@ -17,6 +17,7 @@ import math
 import os
 import re
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -299,7 +300,8 @@ def _read_item(directory: epath.Path, name: str, target: Any, content: Any) -> A
 def _quiet() -> None:
   """Keeps off stderr the tracebacks of Orbax's threads; what they tell, an InputError says.
 
-  They come late and from anywhere: logged, or unraisable in a loop that is closed by then.
+  They come late and from anywhere: logged, unraisable in a loop that is closed by then, or as a
+  coroutine that nobody waits for any more.
   """
   for name in ('absl', 'asyncio'):
     logging.getLogger(name).addFilter(lambda record: not _of_orbax(record.getMessage(), record))
@@ -310,6 +312,7 @@ def _quiet() -> None:
       before(failure)
 
   sys.unraisablehook = unraisable
+  warnings.filterwarnings('ignore', "coroutine '.*' was never awaited", RuntimeWarning)
 
 
 def _of_orbax(message: str, record: logging.LogRecord) -> bool:

@@ -405,7 +405,11 @@ _UNLUCKY = """
     except errors.InputError as error:
       print('error:', error, file=sys.stderr)
     time.sleep(0.1)  # for threads that speak late
+    left_behind()  # a coroutine that nobody waits for, as Orbax's sometimes are
     gc.collect()
+
+  async def left_behind():
+    pass
 
   rng = np.random.default_rng(0)
   weights = {str(i): jnp.asarray(rng.normal(size=(3_000,)), jnp.float32) for i in range(9)}
