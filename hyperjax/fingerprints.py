@@ -52,12 +52,21 @@ def check_fingerprint(
 
 def checksums(tree: Any) -> dict[str, int]:
   """{'a/b': 32-bit checksum} of every bit of every leaf; any one flipped bit changes it."""
-  leaves = {_name(path): leaf for path, leaf in _leaves(tree)}
-  sums = {name: _checksum(_bits(leaf)) for name, leaf in leaves.items()}
+  sums = _checksums({_name(path): _words(leaf) for path, leaf in _leaves(tree)})
   return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
-@jax.jit
+@jax.jit  # one program: several that exchange at once can wait for each other across processes
+def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: _checksum(_bits(leaf)) for name, leaf in leaves.items()}
+
+
+def _words(x: Any) -> jax.Array:
+  """The leaf as jit takes it; random keys as the numbers that they hold."""
+  key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jax.random.key_data(x) if key else x
+
+
 def _checksum(bits: jax.Array) -> jax.Array:
   """Sum of bits * (2 * index + 1) modulo 2^32: exact, so the order of addition is free."""
   weight, stride = jnp.ones((), jnp.uint32), 2
@@ -68,10 +77,7 @@ def _checksum(bits: jax.Array) -> jax.Array:
   return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)
 
 
-def _bits(x: Any) -> jax.Array:
-  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return jax.random.key_data(x)
-  x = jnp.asarray(x)
+def _bits(x: jax.Array) -> jax.Array:
   if x.dtype == jnp.bool_:
     return x.astype(jnp.uint32)
   width = min(x.dtype.itemsize, 4)  # wider types get one more axis
