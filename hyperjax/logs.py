@@ -13,7 +13,6 @@ from typing import TextIO
 
 import jax
 import tqdm
-from tensorboardX import SummaryWriter
 
 from hyperjax import files
 
@@ -59,6 +58,8 @@ class Log:
   """
 
   def __init__(self, model_dir: str, first: int, total: int, batch_size: int):
+    from tensorboardX import SummaryWriter  # imports PyTorch where there is one: three seconds
+
     folder = os.path.join(model_dir, 'train')
     os.makedirs(folder, exist_ok=True)
     self._lines = _lines_until(os.path.join(folder, 'metrics.jsonl'), first)

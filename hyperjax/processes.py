@@ -24,11 +24,12 @@ HEARTBEAT_SECONDS = 30
 SHUTDOWN_SECONDS = 5
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = FLAGS) -> None:
   """T5X's flags; without them the environment is asked (TPU pods, SLURM, Open MPI)."""
-  flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of the process with index 0.')
-  flags.DEFINE_integer('process_count', None, 'How many processes make this run.', lower_bound=1)
-  flags.DEFINE_integer('process_index', None, 'Which of them this one is.', lower_bound=0)
+  many = 'How many processes make this run.'
+  flags.DEFINE_string('coordinator_address', None, 'HOST:PORT of process 0.', values)
+  flags.DEFINE_integer('process_count', None, many, lower_bound=1, flag_values=values)
+  flags.DEFINE_integer('process_index', None, 'Which one.', lower_bound=0, flag_values=values)
 
 
 def start() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 
 import jax
@@ -158,6 +159,41 @@ def hyper(root: pathlib.Path) -> pathlib.Path:
   """The run that nobody interrupts."""
   train(root, root / 'hyper')
   return root / 'hyper'
+
+
+def flags(root: pathlib.Path, **macros) -> list[str]:
+  """Of `python -m hyperjax.train`: a pretraining run from shipped gin files, at a tiny size."""
+  folder, vocabulary = world(root)
+  sizes = {'vocab_size': 80, 'emb_dim': 12, 'num_heads': 2, 'head_dim': 5, 'mlp_dim': 14}
+  macros = {
+    'DATA_DIR': str(folder),
+    'VOCABULARY': vocabulary.path,
+    'vocabulary.Vocabulary.extra_ids': vocabulary.extra_ids,
+    'TRAIN_STEPS': STEPS,
+    'KEEP': 2,
+    'WARMUP_STEPS': 5,
+    'BATCH_SIZE': 6,
+    'MIXTURE_ARGUMENTS': {'window': 13, 'min_segment': 4},
+    'TASK_FEATURE_LENGTHS': {'inputs': 9, 'targets': 5},
+    **{f't5.preset.{name}': value for name, value in sizes.items()},
+    **macros,
+  }
+  files = ('gin/models/t5_1_1_tiny.gin', 'gin/runs/pretrain.gin')
+  named = [f'--gin.{name}={value!r}' for name, value in macros.items()]
+  return [*(f'--gin_file={path}' for path in files), *named]
+
+
+def environment(root: pathlib.Path, devices: int = 1) -> dict[str, str]:
+  """Of a process that runs a verb on so many CPU devices, and compiles fast and once."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(root / 'compiled_by_verbs'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'PYTHONPATH': str(pathlib.Path(__file__).parent.parent),
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+  }
 
 
 def lines(model_dir: pathlib.Path) -> list[dict]:
