@@ -69,7 +69,7 @@ class Checkpoints:
     keep_best: Sequence[str] | None = None,
     keep_period: int | None = None,
   ):
-    self.model_dir = _absolute(model_dir)
+    self.model_dir = files.place(model_dir)
     self.save_period = _positive('save_period', save_period)
     self.keep = None if keep is None else _positive('keep', keep)
     self.keep_period = None if keep_period is None else _positive('keep_period', keep_period)
@@ -233,7 +233,7 @@ def trainable_shapes(
   model_dir: str | os.PathLike[str], step: int | None = None
 ) -> tuple[dict[str, Any], Any]:
   """(jax.ShapeDtypeStruct of the weights that `load_trainable` reads; the metadata)."""
-  content = _read_content(_find(_absolute(model_dir), step))
+  content = _read_content(_find(files.place(model_dir), step))
   return _shapes(content), content['metadata']
 
 
@@ -246,7 +246,7 @@ def load_trainable(
   jax.ShapeDtypeStruct: which leaves to read, in which dtype, and their shardings (None: one local
   device); without it all are read as they were saved.
   """
-  directory = _find(_absolute(model_dir), step)
+  directory = _find(files.place(model_dir), step)
   content = _read_content(directory)
   saved = _shapes(content)
   like = saved if like is None else like
@@ -421,11 +421,6 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   ]
-
-
-def _absolute(path: str | os.PathLike[str]) -> epath.Path:
-  text = os.fspath(path)
-  return epath.Path(text if '://' in text else os.path.abspath(os.path.expanduser(text)))
 
 
 def _positive(name: str, value: Any) -> int:

@@ -1,11 +1,28 @@
 """Small files, whole or absent: text and JSON written beside their place, then renamed into it."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from hyperjax.errors import InputError
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Whether a path names its storage: gs://bucket/…."""
+  return '://' in os.fspath(path)
+
+
+def place(path: str | os.PathLike[str]) -> epath.Path:
+  """A path that stays what it is when the working directory changes; remote ones as they are."""
+  text = os.fspath(path)
+  if is_remote(text):
+    return epath.Path(text)
+  return epath.Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -13,23 +30,50 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
   Makes the directories above it. An unwritable place is an InputError that names it.
   """
-  path = pathlib.Path(path)
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """As write_text."""
+  with writing(path):
+    if is_remote(path):
+      epath.Path(path).write_bytes(content)  # an object is there when it is whole
+    else:
+      _write_beside(pathlib.Path(path), content)
+
+
+def _write_beside(path: pathlib.Path, content: bytes) -> None:
   beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  path.parent.mkdir(parents=True, exist_ok=True)
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with beside.open('w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(beside, path)
-    finally:
-      beside.unlink(missing_ok=True)
-  except OSError as error:
+    with beside.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+  """What goes wrong with the file inside is an InputError that names it."""
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    if not (isinstance(error, OSError) or is_remote(path)):  # storages have errors of their own
+      raise
     raise InputError(
-      f'{path} cannot be written ({error.strerror or error}): '
+      f'{path} cannot be written ({_words(error)}): '
       'choose a place with room that this user may write to'
     ) from error
+
+
+def _words(error: Exception) -> str:
+  text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+  return text.splitlines()[0][:200]
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
@@ -39,9 +83,8 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2)
 
 def read_json(path: str | os.PathLike[str]) -> Any:
   """The value in a JSON file; InputError naming file and line when it is absent or malformed."""
-  path = pathlib.Path(path)
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return json.loads(read_bytes(path).decode())
   except json.JSONDecodeError as error:
     raise InputError(
       f'{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); '
@@ -49,8 +92,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     ) from error
   except UnicodeDecodeError as error:
     raise InputError(f'{path} is not UTF-8 text: write it again as JSON') from error
-  except OSError as error:
-    raise InputError(f'{path} cannot be read ({error.strerror or error})') from error
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """What a file holds; InputError naming it when it cannot be read."""
+  try:
+    return place(path).read_bytes()
+  except Exception as error:
+    if not (isinstance(error, OSError) or is_remote(path)):
+      raise
+    raise InputError(f'{path} cannot be read ({_words(error)})') from error
 
 
 def check_empty(directory: str | os.PathLike[str]) -> None:

@@ -7,12 +7,14 @@ model_dir/train/metrics.jsonl     every step's metrics exactly, and those of eva
 import contextlib
 import dataclasses
 import json
-import os
+import pathlib
+import tempfile
 import time
 from typing import TextIO
 
 import jax
 import tqdm
+from etils import epath
 
 from hyperjax import files
 
@@ -58,12 +60,12 @@ class Log:
   """
 
   def __init__(self, model_dir: str, first: int, total: int, batch_size: int):
-    from tensorboardX import SummaryWriter  # imports PyTorch where there is one: three seconds
+    from hyperjax import events  # here: it imports PyTorch where there is one, which takes seconds
 
-    folder = os.path.join(model_dir, 'train')
-    os.makedirs(folder, exist_ok=True)
-    self._lines = _lines_until(os.path.join(folder, 'metrics.jsonl'), first)
-    self._events = SummaryWriter(folder, purge_step=first + 1, flush_secs=20)
+    self._folder = Folder.of(files.place(model_dir) / 'train')
+    with self._folder.writing():
+      self._lines = _lines_until(self._folder.local / 'metrics.jsonl', first)
+      self._events = events.Events(self._folder.local, first)
     self._bar = tqdm.tqdm(
       total=total, initial=first, disable=None, unit='step', dynamic_ncols=True, smoothing=0.1
     )
@@ -95,26 +97,34 @@ class Log:
 
   def flush(self) -> None:
     """All lines are on disk: called before a save, so that a kill after it leaves no gap."""
-    self._lines.flush()
+    with self._folder.writing():
+      self._lines.flush()
+      self._events.flush()
+      self._folder.send()
 
   def close(self) -> None:
     """Ends the bar and the files."""
     self._bar.close()
-    self._lines.close()
-    self._events.close()
+    with self._folder.writing():
+      self._lines.close()
+      self._events.close()
+      self._folder.send()
 
   def _line(self, number: int, metrics: dict[str, float]) -> None:
-    self._lines.write(json.dumps({'step': number, **metrics}) + '\n')
+    with self._folder.writing():
+      self._lines.write(json.dumps({'step': number, **metrics}) + '\n')
 
   def _scalars(self, number: int, values: dict[str, float]) -> None:
-    for tag, value in values.items():
-      self._events.add_scalar(tag, value, number)
+    with self._folder.writing():
+      self._events.scalars(number, values)
 
   def _tell(self, number: int, metrics: dict[str, float]) -> None:
     timing = self._window.timing(self._batch_size)
     self._scalars(number, {tag: value for tag, value in metrics.items() if tag != 'weight'})
     self._scalars(number, timing | {'timing/uptime': time.monotonic() - self._began})
-    self._lines.flush()
+    with self._folder.writing():
+      self._lines.flush()
+      self._events.flush()
     rates = (
       f'loss {metrics["loss"]:.4f}, {timing["timing/seqs_per_second"]:.1f} examples/s, '
       f'{timing["timing/target_tokens_per_second"]:.0f} target tokens/s'
@@ -163,14 +173,47 @@ def _shown(metrics: dict[str, float]) -> dict[str, float]:
   return {name: value for name, value in metrics.items() if 'phi_norm/' not in name}
 
 
-def _lines_until(path: str, step: int) -> TextIO:
+# -- Files -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """Where files grow: on this machine's disk, from where they are sent to a remote place."""
+
+  remote: epath.Path
+  local: pathlib.Path
+
+  @classmethod
+  def of(cls, path: epath.Path) -> 'Folder':
+    """That folder, made; of a remote one a copy, since objects there cannot grow."""
+    if not files.is_remote(path):
+      with files.writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+      return cls(path, pathlib.Path(path))
+    own = cls(path, pathlib.Path(tempfile.mkdtemp(prefix='hyperjax-')))
+    if (lines := path / 'metrics.jsonl').exists():
+      (own.local / lines.name).write_bytes(files.read_bytes(lines))
+    return own
+
+  def writing(self) -> contextlib.AbstractContextManager[None]:
+    """Errors name the place."""
+    return files.writing(self.remote)
+
+  def send(self) -> None:
+    """All files as they are now."""
+    if files.is_remote(self.remote):
+      for path in self.local.iterdir():
+        files.write_bytes(self.remote / path.name, path.read_bytes())
+
+
+def _lines_until(path: pathlib.Path, step: int) -> TextIO:
   """The file opened for appending, without lines of later steps or a half-written last one."""
   kept = []
-  if step and os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
+  if step and path.exists():
+    with path.open(encoding='utf-8') as file:
       for line in file:
         with contextlib.suppress(ValueError):
           if line.endswith('\n') and json.loads(line)['step'] <= step:
             kept.append(line)
   files.write_text(path, ''.join(kept))
-  return open(path, 'a', encoding='utf-8')
+  return path.open('a', encoding='utf-8')

@@ -45,7 +45,7 @@ def start() -> None:
   else:
     _check(given)
     address, count, index = given.values()
-    if count > 1:
+    if count != 1:
       _join({'coordinator_address': address, 'num_processes': count, 'process_id': index})
 
 
@@ -64,11 +64,11 @@ def _check(given: Mapping[str, object]) -> None:
   missing = [f'--{name}' for name in NAMES if given[name] is None]
   if missing:
     raise InputError(f'{" and ".join(missing)} must be given too: all of {_flags()}, or none')
-  address, count, index = (given[name] for name in NAMES)
-  host, _, port = str(address).rpartition(':')
+  address, count, index = (str(given[name]) for name in NAMES)
+  host, _, port = address.rpartition(':')
   if not host or not port.isdigit():
     raise InputError(f'--coordinator_address={address} is not HOST:PORT')
-  if not int(str(index)) < int(str(count)):
+  if not int(index) < int(count):
     raise InputError(f'--process_index={index} must be less than --process_count={count}')
 
 

@@ -10,9 +10,7 @@ model_dir/model.json        classes, sizes, phi spec, lengths, vocabulary file a
 import contextlib
 import dataclasses
 import os
-import pathlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,7 +73,7 @@ _MAY_CHANGE = ('.remat', '.dropout_rate')
 
 def check_record(model_dir: str, record: Mapping[str, Any]) -> None:
   """InputError naming the fields, if model_dir holds the run of another model."""
-  path = pathlib.Path(model_dir, 'model.json')
+  path = files.place(model_dir) / 'model.json'
   odd = _differences(model_dir, record, _MUST_NOT_CHANGE, _MAY_CHANGE)
   if odd:
     raise InputError(
@@ -126,18 +124,13 @@ def write(
   config: str | None = None,
 ) -> None:
   """Writes what describes a run, beside its checkpoints; `check_record` comes first."""
-  copy = pathlib.Path(model_dir, record['vocabulary']['file'])
+  folder = files.place(model_dir)
   if report is not None:
-    files.write_text(copy.with_name('model-info.txt'), report)
+    files.write_text(folder / 'model-info.txt', report)
   if config is not None:
-    files.write_text(copy.with_name('config.gin'), config)
-  beside = copy.with_name('.vocabulary.tmp')
-  try:
-    shutil.copyfile(vocabulary.path, beside)
-    os.replace(beside, copy)
-  except OSError as error:
-    raise InputError(f'{copy} cannot be written ({error.strerror or error})') from error
-  files.write_json(copy.with_name('model.json'), record)
+    files.write_text(folder / 'config.gin', config)
+  files.write_bytes(folder / record['vocabulary']['file'], files.read_bytes(vocabulary.path))
+  files.write_json(folder / 'model.json', record)
 
 
 def save(
@@ -179,7 +172,7 @@ def read_record(model_dir: str) -> dict[str, Any]:
   Raises:
     InputError: it is not there, of another format, or without a field.
   """
-  path = pathlib.Path(model_dir, 'model.json')
+  path = files.place(model_dir) / 'model.json'
   if not path.exists():
     raise InputError(f'{model_dir} is not a run of hyperjax: it has no model.json')
   record = files.read_json(path)
@@ -349,30 +342,34 @@ def _without(tree: dict, other: dict) -> dict:
 
 def is_run(path: str) -> bool:
   """Whether the path is a run's model_dir, or one of its checkpoint_<step>."""
-  return '://' not in path and os.path.exists(os.path.join(located(path)[0], 'model.json'))
+  try:
+    return (files.place(located(path)[0]) / 'model.json').exists()
+  except Exception:
+    if files.is_remote(path):  # no access, or nothing here that reads such places
+      return False
+    raise
 
 
 def located(path: str, step_: int | None = None) -> tuple[str, int | None]:
   """(model_dir, step): a path may name one checkpoint_<step> of a run."""
-  path = os.path.abspath(os.path.expanduser(path))
-  found = re.fullmatch(r'checkpoint_(\d+)', os.path.basename(path))
-  if found and not os.path.exists(os.path.join(path, 'model.json')):
-    return os.path.dirname(path), int(found[1]) if step_ is None else step_
-  return path, step_
+  place = files.place(path)
+  found = re.fullmatch(r'checkpoint_(\d+)', place.name)
+  if found and not (place / 'model.json').exists():
+    return str(place.parent), int(found[1]) if step_ is None else step_
+  return str(place), step_
 
 
 def source(model_dir: str, path: str, step_: int) -> dict[str, Any]:
   """Where frozen weights came from, told so that runs can be moved together."""
-  if '://' in path:
+  path = located(path)[0] if is_run(path) else str(files.place(path))
+  if files.is_remote(path) or files.is_remote(model_dir):
     return {'path': path, 'relative': path, 'step': step_}
-  path = located(path)[0] if is_run(path) else os.path.abspath(os.path.expanduser(path))
-  relative = os.path.relpath(path, os.path.abspath(model_dir))
-  return {'path': path, 'relative': relative, 'step': step_}
+  return {'path': path, 'relative': os.path.relpath(path, files.place(model_dir)), 'step': step_}
 
 
 def find_source(model_dir: str, source: dict[str, Any]) -> str:
   """The directory of frozen weights: beside the run as it was, or where it was."""
-  if '://' in source['path']:
+  if files.is_remote(source['path']):
     return source['path']
   near = os.path.normpath(os.path.join(model_dir, source['relative']))
   for path in (near, source['path']):

@@ -6,6 +6,7 @@ difference in its arguments.
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import math
 import os
@@ -131,7 +132,7 @@ def train(
   )
   record = runs.record_of(model, data.vocabulary, data.lengths, data.name, trainable)
   sources = {'downstream': downstream_checkpoint, 'hypermodel': hypermodel_checkpoint}
-  setup = initial.Setup(os.path.abspath(model_dir), record, program, sources)
+  setup = initial.Setup(str(files.place(model_dir)), record, program, sources)
   _check(setup, data)
   keeper = saving(setup.model_dir)
   _check_ranking(keeper, evaluation)
@@ -408,7 +409,9 @@ class Readings:
     process = f'_process_{jax.process_index()}' if jax.process_count() > 1 else ''
     path = os.path.join(self.model_dir, f'bad_batch_{number}{process}.npz')
     arrays: dict[str, Any] = dict(batch)
-    np.savez(path, **arrays)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    files.write_bytes(path, content.getvalue())
     self.keeper.wait()
     raise InputError(
       f'{what} at step {number}, whose batch is in {path}; {_saved(self.keeper)}; lower the '

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import itertools
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, SupportsInt
 
@@ -44,11 +43,10 @@ class Vocabulary:
   @functools.cached_property
   def _model(self) -> bytes:
     try:
-      return pathlib.Path(self.path).read_bytes()
-    except OSError as error:
+      return files.read_bytes(self.path)
+    except errors.InputError as error:
       raise errors.InputError(
-        f'vocabulary {self.path} cannot be read ({error.strerror}): VOCABULARY or'
-        ' HYPERJAX_VOCABULARY must name a local sentencepiece file'
+        f'vocabulary {error}: VOCABULARY or HYPERJAX_VOCABULARY must name a sentencepiece file'
       ) from error
 
   @functools.cached_property
