@@ -43,10 +43,12 @@ EXTRAS = {
   ],
   'huggingface': ['huggingface-hub>=1.31', 'tokenizers>=0.22', 'transformers>=5'],
   'parquet': ['pyarrow>=26'],
+  'gcs': ['gcsfs>=2025.3'],  # model_dir=gs://…
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],
   'test': [
     'beartype>=0.22',
+    'gcsfs>=2025.3',
     'mypy>=1.18',
     'pyarrow>=26',
     'pytest>=8',

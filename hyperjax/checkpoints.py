@@ -164,8 +164,11 @@ class Checkpoints:
         preservation_policy=self._policy(),
         # Ranks nothing here, but without it Orbax does not write the metrics for the next start.
         best_fn=self._merit if self.keep_best else None,
-        cleanup_tmp_directories=True,
+        # In a bucket it would delete every folder that has no commit_success.txt: train/, say.
+        cleanup_tmp_directories=not files.is_remote(self.model_dir),
       )
+      if files.is_remote(self.model_dir) and jax.process_index() == 0:
+        _delete_unfinished(self.model_dir)
       self._manager = ocp.CheckpointManager(self.model_dir, options=options)
     return self._manager
 
@@ -386,6 +389,13 @@ def _saved_metrics(model_dir: epath.Path, step: int) -> dict[str, float]:
 def _steps(model_dir: epath.Path) -> list[int]:
   found = _STEP_NAMES.find_all(model_dir) if model_dir.exists() else ()
   return sorted(checkpoint.step for checkpoint in found)
+
+
+def _delete_unfinished(model_dir: epath.Path) -> None:
+  """Deletes checkpoints that a run broke off writing, in a bucket, where nothing is renamed."""
+  for path in model_dir.iterdir() if model_dir.exists() else ():
+    if re.fullmatch(r'checkpoint_\d+', path.name) and not (path / 'commit_success.txt').exists():
+      path.rmtree()
 
 
 def _find(model_dir: epath.Path, step: int | None) -> epath.Path:

@@ -25,6 +25,19 @@ def place(path: str | os.PathLike[str]) -> epath.Path:
   return epath.Path(os.path.abspath(os.path.expanduser(text)))
 
 
+def check_reachable(path: str | os.PathLike[str]) -> None:
+  """InputError where a remote path's storage cannot be asked whether it is there."""
+  if not is_remote(path):
+    return
+  try:
+    place(path).exists()
+  except Exception as error:
+    raise InputError(
+      f'{path} cannot be reached ({_words(error)}): install "hyperjax[gcs]" for gs://, look at the '
+      'name, and log in (gcloud auth application-default login)'
+    ) from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Replaces the file at once: readers see the old text or the new, never half of one.
 

@@ -210,6 +210,7 @@ def load(path: str, step_: int | None = None) -> Run:
     InputError: what is missing or damaged, by file; frozen weights that are not those it was
       trained with, by leaf.
   """
+  files.check_reachable(path)
   model_dir, step_ = located(path, step_)
   record = read_record(model_dir)
   model = read_model(model_dir, record)

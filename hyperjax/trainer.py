@@ -119,6 +119,7 @@ def train(
   Raises:
     InputError: what does not fit together, and a loss that is not finite.
   """
+  files.check_reachable(model_dir)
   model = step.Model(downstream, hypermodel)
   program = Program(
     model,

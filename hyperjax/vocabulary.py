@@ -12,7 +12,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from hyperjax import errors
+from hyperjax import errors, files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A Google Cloud Storage of one folder: what TensorStore asks of its JSON API, over HTTP."""
+"""A Google Cloud Storage of one folder: what TensorStore and gcsfs ask of its JSON API, over HTTP."""
 
 import contextlib
 import http.server
@@ -7,6 +7,31 @@ import pathlib
 import threading
 import urllib.parse
 from collections.abc import Iterator
+
+
+def described(bucket: pathlib.Path, name: str) -> dict[str, str]:
+  """An object's resource."""
+  size, moment = (bucket / name).stat().st_size, '2024-01-01T00:00:00.000Z'
+  times = {'timeCreated': moment, 'updated': moment}
+  return {'name': name, 'bucket': bucket.name, 'size': str(size), 'generation': '1', **times}
+
+
+def write(bucket: pathlib.Path, name: str, content: bytes) -> None:
+  """Objects appear whole."""
+  path = bucket / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f'.{path.name}.{threading.get_ident()}')
+  beside.write_bytes(content)
+  beside.replace(path)
+
+
+def multipart(kind: str, body: bytes) -> tuple[bytes, bytes]:
+  """What an object is called, and what it holds."""
+  mark = b'--' + kind.partition('boundary=')[2].strip('"\'').encode()
+  first, second = body.split(mark)[1:3]
+  inside = lambda part: part.split(b'\r\n\r\n' if b'\r\n\r\n' in part else b'\n\n', 1)[1]
+  strip = lambda part: part.removesuffix(b'\r\n').removesuffix(b'\n')
+  return strip(inside(first)), strip(inside(second))
 
 
 @contextlib.contextmanager
@@ -30,7 +55,7 @@ def serving(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
 
     def parts(self) -> tuple[pathlib.Path, str | None, dict[str, str]]:
       url = urllib.parse.urlsplit(self.path)
-      words = url.path.removeprefix('/upload').removeprefix('/storage/v1/b/').split('/', 2)
+      words = url.path.removeprefix('/upload').partition('/b/')[2].split('/', 2)
       query = {key: value[0] for key, value in urllib.parse.parse_qs(url.query).items()}
       name = urllib.parse.unquote(words[2]) if len(words) > 2 else None
       return folder / words[0], name, query
@@ -43,12 +68,22 @@ def serving(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
         files = sorted(path for path in bucket.rglob('*') if path.is_file())
         names = [path.relative_to(bucket).as_posix() for path in files]
         names = [name for name in names if name.startswith(prefix) and first <= name < last]
-        items = [{'name': name, 'size': '1'} for name in names]
-        self.answer(200, json.dumps({'items': items}).encode(), Content_Type='application/json')
+        found: dict[str, list] = {'items': [], 'prefixes': []}
+        for name in names:
+          inside, between, _ = name[len(prefix) :].partition(query.get('delimiter', chr(0)))
+          if between:
+            found['prefixes'].append(prefix + inside + between)
+          else:
+            found['items'].append(described(bucket, name))
+        found['prefixes'] = sorted(set(found['prefixes']))
+        self.tell({key: value for key, value in found.items() if value})
         return
       path = bucket / name
       if not path.is_file():
         self.answer(404, b'{}')
+        return
+      if query.get('alt') != 'media':
+        self.tell(described(bucket, name))
         return
       read.append(name)
       body, marks = path.read_bytes(), {'x_goog_generation': '1'}
@@ -62,17 +97,53 @@ def serving(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
         self.answer(200, body, **marks)
 
     def do_POST(self) -> None:
-      bucket, _, query = self.parts()
-      path = bucket / query['name']
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_bytes(self.rfile.read(int(self.headers['Content-Length'])))
-      self.answer(200, json.dumps({'name': query['name'], 'generation': '1'}).encode())
+      bucket, name, query = self.parts()
+      body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+      if not bucket.is_dir():
+        self.answer(404, b'{}')
+        return
+      if name is not None and '/rewriteTo/b/' in name:
+        source, _, target = name.partition('/rewriteTo/b/')
+        words = target.split('/o/', 1)
+        write(folder / words[0], words[1], (bucket / source).read_bytes())
+        self.tell({'done': True, 'resource': described(folder / words[0], words[1])})
+        return
+      if 'Content-Range' in self.headers:  # the whole object in one part, as gcsfs sends small ones
+        assert self.headers['Content-Range'].endswith(f'-{len(body) - 1}/{len(body)}')
+        write(bucket, name, body)
+        self.tell(described(bucket, name))
+        return
+      if query.get('uploadType') == 'resumable':
+        name = json.loads(body).get('name', query.get('name')) if body else query['name']
+        place = urllib.parse.quote(name, safe='')
+        self.answer(200, Location=f'{url}/upload/storage/v1/b/{bucket.name}/o/{place}')
+        return
+      if query.get('uploadType') == 'multipart':
+        about, body = multipart(self.headers['Content-Type'], body)
+        query |= json.loads(about)
+      write(bucket, query['name'], body)
+      self.tell(described(bucket, query['name']))
 
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    def do_DELETE(self) -> None:
+      bucket, name, _ = self.parts()
+      there = (bucket / name).is_file()  # folders are no objects
+      if there:
+        (bucket / name).unlink()
+      self.answer(204 if there else 404)
+
+    def tell(self, value: dict) -> None:
+      self.answer(200, json.dumps(value).encode(), Content_Type='application/json')
+
+  class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):  # a client that closes its connection early
+      pass
+
+  server = Server(('127.0.0.1', 0), Handler)
+  url = f'http://127.0.0.1:{server.server_port}'
   thread = threading.Thread(target=server.serve_forever)
   thread.start()
   try:
-    yield f'http://127.0.0.1:{server.server_port}', read
+    yield url, read
   finally:
     server.shutdown()
     thread.join()

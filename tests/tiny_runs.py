@@ -196,6 +196,22 @@ def environment(root: pathlib.Path, devices: int = 1) -> dict[str, str]:
   }
 
 
+class Stopped:
+  """A Data that breaks off at one of its steps."""
+
+  def __init__(self, live: data.Live, step: int):
+    self.live, self.step = live, step
+
+  def __getattr__(self, name):
+    return getattr(self.live, name)
+
+  def starting_at(self, step, *part):
+    for number, batch in enumerate(self.live.starting_at(step, *part), start=step + 1):
+      if number == self.step:
+        raise KeyboardInterrupt
+      yield batch
+
+
 def lines(model_dir: pathlib.Path) -> list[dict]:
   """metrics.jsonl."""
   text = (model_dir / 'train' / 'metrics.jsonl').read_text()

@@ -10,7 +10,7 @@ import pytest
 import tiny_data
 import tiny_runs
 
-from hyperjax import checkpoints, data
+from hyperjax import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, PERIOD = 240, 20
@@ -110,7 +110,7 @@ def test_a_run_on_any_seqio_task_goes_on_bitwise(root, tmp_path):
         arguments=None,
       )
       saving = lambda model_dir: checkpoints.Checkpoints(model_dir, save_period=2)
-      given = live if then is None else Stopped(live)
+      given = live if then is None else tiny_runs.Stopped(live, 4)
       tiny_runs.bigram(root, tmp_path / name, data=given, saving=saving)
 
     run('whole')
@@ -120,19 +120,3 @@ def test_a_run_on_any_seqio_task_goes_on_bitwise(root, tmp_path):
     run('broken')
     lines = [tiny_runs.lines(tmp_path / name) for name in ('broken', 'whole')]
     assert lines[0] == lines[1] and len({line['loss'] for line in lines[0]}) == tiny_runs.STEPS
-
-
-class Stopped:
-  """A Data that breaks off at its fourth step."""
-
-  def __init__(self, live: data.Live):
-    self.live = live
-
-  def __getattr__(self, name):
-    return getattr(self.live, name)
-
-  def starting_at(self, step, *part):
-    for number, batch in enumerate(self.live.starting_at(step, *part), start=1):
-      if number == 4:
-        raise KeyboardInterrupt
-      yield batch
