@@ -39,7 +39,8 @@ def saving(model_dir):
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(root, bucket, tmp_path):
   tiny_runs.bigram(root, tmp_path / 'whole', saving=saving)
   with pytest.raises(KeyboardInterrupt):
-    tiny_runs.bigram(root, PLACE, saving=saving, data=tiny_runs.Stopped(tiny_runs.live(root), 5))
+    broken = tiny_runs.Data(tiny_runs.live(root), 6, tiny_runs.interrupt)
+    tiny_runs.bigram(root, PLACE, saving=saving, data=broken)
   there = bucket / 'runs' / 'a'
   assert steps(there) == [2, 4]
   (there / 'checkpoint_6' / 'trainable').mkdir(parents=True)

@@ -196,20 +196,23 @@ def environment(root: pathlib.Path, devices: int = 1) -> dict[str, str]:
   }
 
 
-class Stopped:
-  """A Data that breaks off at one of its steps."""
+class Data:
+  """The batches of another Data, the one of step `number` (counted from 1) changed by `then`."""
 
-  def __init__(self, live: data.Live, step: int):
-    self.live, self.step = live, step
+  def __init__(self, data, number: int, then):
+    self.data, self.number, self.then = data, number, then
 
   def __getattr__(self, name):
-    return getattr(self.live, name)
+    return getattr(self.data, name)
 
   def starting_at(self, step, *part):
-    for number, batch in enumerate(self.live.starting_at(step, *part), start=step + 1):
-      if number == self.step:
-        raise KeyboardInterrupt
-      yield batch
+    for number, batch in enumerate(self.data.starting_at(step, *part), start=step + 1):
+      yield self.then(batch) if number == self.number else batch
+
+
+def interrupt(batch):
+  """Ctrl-C."""
+  raise KeyboardInterrupt
 
 
 def lines(model_dir: pathlib.Path) -> list[dict]:

@@ -110,7 +110,7 @@ def test_a_run_on_any_seqio_task_goes_on_bitwise(root, tmp_path):
         arguments=None,
       )
       saving = lambda model_dir: checkpoints.Checkpoints(model_dir, save_period=2)
-      given = live if then is None else tiny_runs.Stopped(live, 4)
+      given = live if then is None else tiny_runs.Data(live, 4, tiny_runs.interrupt)
       tiny_runs.bigram(root, tmp_path / name, data=given, saving=saving)
 
     run('whole')

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import os
+import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ import tiny_data
 import tiny_runs
 from flax import linen as nn
 from safetensors import numpy as safetensors_numpy
-from tiny_runs import LENGTHS, STEPS
+from tiny_runs import LENGTHS, STEPS, Data, interrupt
 
 from hyperjax import (
   checkpoints,
@@ -45,30 +47,12 @@ def steps(model_dir) -> list[int]:
   return checkpoints.Checkpoints(model_dir).steps()
 
 
-class Data:
-  """The batches of another Data, the one of step `number` (counted from 1) changed by `then`."""
-
-  def __init__(self, data, number: int, then):
-    self.data, self.number, self.then = data, number, then
-
-  def __getattr__(self, name):
-    return getattr(self.data, name)
-
-  def starting_at(self, step, *part):
-    for number, batch in enumerate(self.data.starting_at(step, *part), start=step + 1):
-      yield self.then(batch) if number == self.number else batch
-
-
 # --- Interrupted is uninterrupted -----------------------------------------------------------------
 
 
 def terminate(batch):
   os.kill(os.getpid(), signal.SIGTERM)
   return batch
-
-
-def interrupt(batch):
-  raise KeyboardInterrupt
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bitwise(root, tmp_path, capsys):
@@ -353,6 +337,25 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(root, tmp
   with pytest.raises(errors.InputError, match='step 1 left a weight that is not finite.*nothing'):
     tiny_runs.bigram(root, tmp_path, optimizer=optim.AdamW(1e39), saving=every(1))
   assert not steps(tmp_path)
+
+
+def test_a_model_dir_that_vanishes_is_told_before_anything_is_saved_there(root, tmp_path):
+  path = tmp_path / 'run'
+
+  def vanish(batch):
+    while not steps(path):  # its save goes on beside the loop
+      time.sleep(0.01)
+    shutil.move(path, tmp_path / 'elsewhere')
+    return batch
+
+  with pytest.raises(errors.InputError, match=f'{path} is gone, or its model.json: step . was not'):
+    tiny_runs.bigram(root, path, data=Data(tiny_runs.live(root), 5, vanish), saving=every(3))
+  assert steps(tmp_path / 'elsewhere') == [3]
+  assert not (path / 'model.json').exists() and not list(path.glob('checkpoint_*'))
+  path.exists() and path.rmdir()
+  shutil.move(tmp_path / 'elsewhere', path)
+  tiny_runs.bigram(root, path)
+  assert tiny_runs.lines(path) == tiny_runs.lines(tiny_runs.bigrams(root))
 
 
 def test_data_that_end_say_when(root, tmp_path):
