@@ -47,7 +47,10 @@ EXTRAS = {
   'cuda': ['jax[cuda13]'],
   'test': [
     'beartype>=0.22',
+    'ipykernel>=7',
     'mypy>=1.18',
+    'nbclient>=0.11',
+    'nbformat>=5.10',
     'pyarrow>=26',
     'pytest>=8',
     'pytest-timeout>=2.3',
