@@ -34,7 +34,7 @@ class Slice:
   """Chips that are joined by their own network."""
 
   accelerator: str  # v5litepod-64, for gcloud and xpk
-  topology: str  # v5e:8x8, for hyperjax.compile
+  topology: str  # v5e:8x8, as hyperjax.compile names it
   chips: int
   runtime: str
 
