@@ -187,7 +187,8 @@ def found(options: argparse.Namespace) -> str:
 
 def said(command: Command) -> str:
   """What a command prints, or '' where it fails, as for what is not there."""
-  return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+  nobody = subprocess.DEVNULL  # to answer what gcloud may ask, unseen
+  return subprocess.run(command, stdin=nobody, capture_output=True, text=True).stdout.strip()
 
 
 def wait(options: argparse.Namespace) -> None:
