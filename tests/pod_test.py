@@ -276,6 +276,10 @@ def test_install_mounts_a_share_and_brings_a_python_where_the_image_s_is_too_old
       ['create', 'a', *ZONE, '--type=v4-4'],
       'error: --type: v4-4 is no slice of v4, which has v4-8',
     ),
+    (
+      ['launch', 'a', *ZONE, '--type=v5e-64', '--', '--gin_file=gin/pods/v5e-32.gin'],
+      'error: --type: v5litepod-64 is not the slice of gin/pods/v5e-32.gin',
+    ),
     (['run', 'a', *ZONE], 'error: run needs the flags of hyperjax.train after --'),
     (['logs', 'a', *ZONE, '--', '--x'], 'error: logs takes no flags of hyperjax.train (--x)'),
     (['dance', 'a'], 'error: argument VERB: invalid choice'),

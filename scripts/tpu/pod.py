@@ -9,6 +9,7 @@ the whole way. Needs gcloud and git, and nothing of hyperjax's own requirements.
 
 import argparse
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -264,9 +265,16 @@ def check(options: argparse.Namespace) -> None:
     fail(f'{options.verb} takes no flags of hyperjax.train ({options.flags[0]})')
   if hasattr(options, 'type'):
     try:
-      slices.named(options.type)
+      check_preset(slices.named(options.type), options.flags)
     except ValueError as error:
       fail(f'--type: {error}')
+
+
+def check_preset(its: slices.Slice, flags: list[str]) -> None:
+  """Refuses a file of gin/pods that is another slice's, before any is paid for."""
+  for name in re.findall(r'gin/pods/([^/\s]+)\.gin', ' '.join(flags)):
+    if slices.named(name) != its:
+      raise ValueError(f'{its.accelerator} is not the slice of gin/pods/{name}.gin')
 
 
 def fail(message: str) -> typing.NoReturn:
