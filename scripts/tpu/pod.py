@@ -45,6 +45,8 @@ def main() -> None:
     fail(f'{said}; what it said is above')
   except KeyboardInterrupt:
     sys.exit(130)
+  except BrokenPipeError:
+    sys.exit(1)
 
 
 # -- Verbs -----------------------------------------------------------------------------------------
