@@ -28,7 +28,7 @@ format: .venv/.test
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv .cache build hyperjax.egg-info
+	rm -rf .venv .cache build hyperjax.egg-info hyperjax.tar.gz
 
 # A stamp is touched last, so that an interrupted set-up is taken up again.
 .venv/.demo: EXTRAS = seqio

@@ -49,7 +49,10 @@ EXTRAS = {
   'test': [
     'beartype>=0.22',
     'gcsfs>=2025.3',
+    'ipykernel>=7',
     'mypy>=1.18',
+    'nbclient>=0.11',
+    'nbformat>=5.10',
     'pyarrow>=26',
     'pytest>=8',
     'pytest-timeout>=2.3',

@@ -1,16 +1,19 @@
 """Every shipped gin file parses, builds what it names, and says truly what it requires."""
 
+import math
 import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 import tiny_runs
 from flax import linen as nn
 
 import gin
-from hyperjax import bindings, errors, evaluate, runs, step, trainer
+from hyperjax import bindings, errors, evaluate, partitioning, runs, step, trainer
 from hyperjax.hypermodels import hypert5, learned
+from scripts.tpu import slices
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'gin').rglob('*.gin'))
@@ -78,7 +81,7 @@ def required(*files: str) -> list[str]:
 
 
 def test_no_file_is_left_out():
-  folders = ('data', 'demo', 'hypermodels', 'models', 'runs')
+  folders = ('data', 'demo', 'hypermodels', 'models', 'pods', 'runs')
   assert FILES == sorted(path for folder in folders for path in of(folder))
   assert {pathlib.Path(path).stem for path in of('hypermodels')} == set(HYPERMODELS)
   assert not list((ROOT / 'gin').rglob('*.py'))
@@ -140,6 +143,27 @@ def test_a_whole_run_is_built_from_one_file(path):
   shapes = jax.eval_shape(lambda key: nn.unbox(model.init_params(key)), jax.random.key(0))
   trained, _ = step.split(shapes, arguments['trainable'])
   assert jax.tree.leaves(trained) and isinstance(arguments['data'], trainer.Data)
+
+
+@pytest.mark.parametrize('path', of('pods'))
+def test_a_pod_file_fits_its_slice_its_model_and_the_paper_s_batch(path):
+  header = (ROOT / path).read_text().splitlines()[0]
+  name = pathlib.Path(path).stem
+  its = slices.named(name)
+  what = rf'# {name} \({its.chips} chips, {its.topology.partition(":")[2]}\): HyperT5 (\w+) at '
+  size = re.match(what, header)[1]
+  for hypermodel in ('hypert5_prefix', 'hypert5_lora'):
+    run = [f'gin/models/t5_1_1_{size}.gin', f'gin/hypermodels/{hypermodel}.gin', 'gin/runs/mtf.gin']
+    given = built(*run, path, **{macro: REQUIRED[macro] for macro in required(*run)})
+    sides = [given['mesh'].data, given['mesh'].fsdp, given['mesh'].model]
+    assert math.prod(sides) == its.chips
+    config = given['downstream'].config
+    assert config.dtype == 'bfloat16' and config.remat in ('full', 'minimal')
+    devices = np.array(jax.devices()[:1] * its.chips).reshape(sides)
+    mesh = jax.sharding.Mesh(devices, partitioning.MESH_AXES)
+    rows, rest = divmod(given['data'].batch_size, given['accumulate'])
+    partitioning.check_sizes(mesh, {'batch': rows, 'contexts': rows, 'embed': config.emb_dim})
+    assert given['data'].batch_size == 256 and not rest
 
 
 def test_stored_training_data_take_the_place_of_live_ones(root):
