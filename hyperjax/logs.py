@@ -113,6 +113,7 @@ class Log:
     timing = self._window.timing(self._batch_size)
     self._scalars(number, {tag: value for tag, value in metrics.items() if tag != 'weight'})
     self._scalars(number, timing | {'timing/uptime': time.monotonic() - self._began})
+    self._scalars(number, _memory())
     self._lines.flush()
     rates = (
       f'loss {metrics["loss"]:.4f}, {timing["timing/seqs_per_second"]:.1f} examples/s, '
@@ -155,6 +156,12 @@ class _Window:
       'timing/target_tokens_per_second': tokens,
       'timing/target_tokens_per_second_per_core': tokens / cores,
     }
+
+
+def _memory() -> dict[str, float]:
+  """The most bytes that the first device has held; nothing where it does not tell, as CPUs."""
+  told = jax.local_devices()[0].memory_stats() or {}
+  return {'memory/peak_bytes': told['peak_bytes_in_use']} if 'peak_bytes_in_use' in told else {}
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
