@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from hyperjax import data, decoding, flops, hlo, partitioning, peft, program, step, topologies
 from hyperjax.errors import InputError
+from hyperjax.models import attention
 
 LARGE = 64 * 2**20
 """Bytes of a leaf that should not be whole on every device."""
@@ -200,7 +201,8 @@ def forecast(
   mesh = partitioning.make_mesh(shape, topology.devices)
   began = time.monotonic()
   run = Run.of(own, sizes, mesh)
-  made = WHAT[what](run)
+  with attention.overheard() as kernels:
+    made = WHAT[what](run)
   with run.placed():
     lowered = made.traced.lower()
     traced = time.monotonic()
@@ -217,6 +219,7 @@ def forecast(
     'mesh': dict(mesh.shape),
     'dtype': str(program.dtype_of(own.model)),
     'remat': _field(own, 'remat'),
+    'attention': attention.in_words(kernels),
     'batch_size': sizes.batch_size,
     'targets_per_context': sizes.targets_per_context,
     'accumulate': own.accumulate,
@@ -416,6 +419,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   batch = f'batch {report["batch_size"]} ({report["targets_per_context"]} a context; {lengths})'
   how = ', '.join(f'{name} {report[name]}' for name in ('accumulate', 'dtype', 'remat'))
   yield f'{batch}, {how}'
+  yield report['attention']
   count = report['parameters']
   yield f'parameters: {count["trained"]:,} trained, {count["frozen"]:,} frozen'
   sizes = ((kind, size) for kind, size in memory.items() if kind != 'step')

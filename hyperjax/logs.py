@@ -122,6 +122,7 @@ class Log:
     timing = self._window.timing(self._batch_size)
     self._scalars(number, {tag: value for tag, value in metrics.items() if tag != 'weight'})
     self._scalars(number, timing | {'timing/uptime': time.monotonic() - self._began})
+    self._scalars(number, _memory())
     with self._folder.writing():
       self._lines.flush()
       self._events.flush()
@@ -166,6 +167,12 @@ class _Window:
       'timing/target_tokens_per_second': tokens,
       'timing/target_tokens_per_second_per_core': tokens / cores,
     }
+
+
+def _memory() -> dict[str, float]:
+  """The most bytes that the first device has held; nothing where it does not tell, as CPUs."""
+  told = jax.local_devices()[0].memory_stats() or {}
+  return {'memory/peak_bytes': told['peak_bytes_in_use']} if 'peak_bytes_in_use' in told else {}
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:

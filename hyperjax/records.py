@@ -14,12 +14,15 @@ _NOT_FIELDS = ('parent', 'name')  # what linen adds to every module
 def to_json(value: Any, where: str = 'model.json') -> Any:
   """Dataclasses and linen modules as {'class': …, field: …}, tuples as lists.
 
+  Fields with the metadata {'recorded': False} are left out.
+
   Raises:
     InputError: an object that JSON cannot hold.
   """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     skipped = _NOT_FIELDS if _is_module(value) else ()
-    fields = [f.name for f in dataclasses.fields(value) if f.name not in skipped and f.init]
+    every = [f for f in dataclasses.fields(value) if f.metadata.get('recorded', True)]
+    fields = [f.name for f in every if f.name not in skipped and f.init]
     name = f'{type(value).__module__}.{type(value).__qualname__}'
     return {'class': name, **{field: to_json(getattr(value, field), where) for field in fields}}
   if isinstance(value, (list, tuple)):

@@ -37,6 +37,7 @@ from hyperjax import (
   step,
 )
 from hyperjax.errors import InputError
+from hyperjax.models import attention
 from hyperjax.program import Program
 from hyperjax.vocabulary import Vocabulary
 
@@ -145,11 +146,14 @@ def train(
     _check_contexts(hypermodel, first, data.name)
     start = initial.begin(setup, feed.mesh, keeper)
     advance = program.train_step(start.plan)
-    with feed.placed():  # what does not fit together is found before anything is written
+    # What does not fit together is found before anything is written.
+    with feed.placed(), attention.overheard() as kernels:
       jax.eval_shape(advance, start.state, start.frozen, feed.put(first))
     if jax.process_index() == 0:
       runs.write(setup.model_dir, record, data.vocabulary, start.report, config)
     logs.say(start.report.rpartition('\n\n')[2].rstrip())
+    if kernels:
+      logs.say(attention.in_words(kernels))
     loop = Loop(
       setup.model_dir,
       total_steps,

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from hyperjax import partitioning, peft
 from hyperjax.errors import InputError
-from hyperjax.models import t5, transformer
+from hyperjax.models import attention, t5
 
 MODEL = t5.T5(tiny.DOWNSTREAM)
 PREFIX = peft.PrefixTuning(5)
@@ -221,7 +221,7 @@ def test_a_prefix_that_is_all_masked_changes_nothing(params, batch, base):
 # -- Attention to a prefix, against numpy ----------------------------------------------------------
 
 
-def attention(query, key, value, front=None, gate=None):
+def dense(query, key, value, front=None, gate=None):
   """Dense attention of one row in numpy: t n h, s n h, s n h."""
 
   def read(key, value):
@@ -243,9 +243,9 @@ def test_attention_reads_prefix_and_own_columns(with_gate):
   query, key, value = (rng.standard_normal(x) for x in [(b, t, n, h), (b, s, k, h), (b, s, k, h)])
   front = rng.standard_normal((2, c, p, k, h))
   gate = rng.standard_normal((c, n)) if with_gate else None
-  own, before = transformer.KeyValue(key, value), peft.Prefix(*front, gate=gate)
-  args = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (query, own, None, None, before))
-  got = jax.jit(transformer.attend)(*args)
+  own, before = attention.KeyValue(key, value), peft.Prefix(*front, gate=gate)
+  args = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (query, own, before))
+  got = jax.jit(attention.Xla().attend)(*args)
 
   def wide(x):  # head i reads key/value head i // 3
     return np.repeat(x, n // k, axis=1)
@@ -253,7 +253,7 @@ def test_attention_reads_prefix_and_own_columns(with_gate):
   for i in range(b):
     own = wide(key[i]), wide(value[i])
     before = [wide(x[i // 2]) for x in front]
-    expected = attention(query[i], *own, before, gate[i // 2] if with_gate else None)
+    expected = dense(query[i], *own, before, gate[i // 2] if with_gate else None)
     np.testing.assert_allclose(got[i], expected, atol=1e-5)
 
 
@@ -261,8 +261,8 @@ def test_prefix_columns_get_no_position_bias():
   """A large bias on every own column makes the prefix negligible; it is not added to its own."""
   ones = jnp.ones((1, 4, 2, 3))
   front = peft.Prefix(ones[:, :3], 100 * ones[:, :3])
-  own = transformer.KeyValue(ones, ones)
-  out = transformer.attend(ones[:, :2], own, None, jnp.full((2, 2, 4), 30.0), front)
+  own = attention.KeyValue(ones, ones)
+  out = attention.Xla(bias=jnp.full((2, 2, 4), 30.0)).attend(ones[:, :2], own, front)
   np.testing.assert_allclose(out, 1.0, atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from hyperjax import peft
 from hyperjax.errors import InputError
-from hyperjax.models import layers, t5, transformer
+from hyperjax.models import attention, layers, t5, transformer
 
 CONFIG = t5.T5Config(
   vocab_size=37,
@@ -138,7 +138,8 @@ def test_scan_equals_a_loop_over_layers(params, memory):
 
   for i in range(2):
     layer = jax.tree.map(operator.itemgetter(i), params['encoder']['layers'])
-    shared = (real[:, None, :] & real[:, :, None], bias, None, None, 0, None)
+    kernel = attention.Xla(real[:, None, :] & real[:, :, None], bias)
+    shared = (kernel, None, None, 0, None)
     x, _ = block(layer, x, shared)
   x = layers.RMSNorm().apply({'params': params['encoder']['encoder_norm']}, x)
   np.testing.assert_allclose(x, memory.states, atol=2e-6)
@@ -325,6 +326,7 @@ def test_presets_of_1_0_are_tied_relu_models():
     ({'mlp_activations': ('swish', 'linear')}, 'mlp_activations'),
     ({'remat': 'everything'}, 'remat'),
     ({'dropout_rate': 1.5}, 'dropout_rate'),
+    ({'attention': 'flash'}, "attention is 'flash'; give None or one of"),
     ({'dtype': 'float23'}, 'dtype'),
     ({'dtype': 'int32'}, 'dtype'),
     ({'relpos_buckets': 2}, 'relpos_buckets is 2; give at least 4'),

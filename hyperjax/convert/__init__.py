@@ -9,7 +9,7 @@ from hyperjax.errors import InputError
 from hyperjax.models import t5
 from hyperjax.vocabulary import Vocabulary
 
-_MAY_DIFFER = ('dropout_rate', 'dtype', 'remat')
+_MAY_DIFFER = ('dropout_rate', 'dtype', 'remat', 'attention')
 
 
 def load(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hyperjax import peft
 from hyperjax.errors import InputError
-from hyperjax.models import layers, transformer
+from hyperjax.models import attention, layers, transformer
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -41,6 +41,8 @@ class T5Config:
   decoder_bidirectional: bool = False
   dtype: str = 'float32'  # of activations; master weights are float32
   remat: str | None = None
+  # What computes attention: 'xla', 'cudnn'; None: what fits. Of the machine, so not in model.json.
+  attention: str | None = dataclasses.field(default=None, metadata={'recorded': False})
 
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
@@ -65,6 +67,9 @@ class T5Config:
     if self.remat is not None and self.remat not in transformer.REMAT_POLICIES:
       known = sorted(transformer.REMAT_POLICIES)
       raise InputError(f'T5Config.remat is {self.remat!r}; give None or one of {known}')
+    if self.attention is not None and self.attention not in attention.KERNELS:
+      known = sorted(attention.KERNELS)
+      raise InputError(f'T5Config.attention is {self.attention!r}; give None or one of {known}')
     if self.dtype not in DTYPES:
       raise InputError(f'T5Config.dtype is {self.dtype!r}; give one of {", ".join(DTYPES)}')
     if not 0 <= self.dropout_rate < 1:
@@ -92,6 +97,7 @@ class T5Config:
       dropout_rate=self.dropout_rate,
       dtype=jnp.dtype(self.dtype),
       remat=self.remat,
+      attention=self.attention,
     )
 
 

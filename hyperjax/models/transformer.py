@@ -5,7 +5,6 @@ n heads = k key/value heads x g queries each, h head dim, l layers.
 """
 
 import dataclasses
-import functools
 import operator
 from typing import Any
 
@@ -16,7 +15,8 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from hyperjax import peft
-from hyperjax.models import layers
+from hyperjax.models import attention, layers
+from hyperjax.models.attention import KeyValue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class StackConfig:
   dropout_rate: float = 0.0
   dtype: Dtype = jnp.float32
   remat: str | None = None  # a name in REMAT_POLICIES; None keeps all activations
+  attention: str | None = None  # a name in attention.KERNELS; None: what fits
 
 
 # What the backward pass finds again; the rest it computes anew.
@@ -52,14 +53,6 @@ REMAT_POLICIES = {
   'dots': jax.checkpoint_policies.dots_saveable,
   'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@peft.pytree
-class KeyValue:
-  """Keys and values of one attention: [b s k h], or [l b s k h] for all layers of a stack."""
-
-  key: Any
-  value: Any
 
 
 @peft.pytree
@@ -102,82 +95,6 @@ def take_apart(params, phi: peft.LayerPhi | None, num_layers: int) -> tuple[Laye
   return tuple(jax.tree.map(operator.itemgetter(i), stacked) for i in range(num_layers))
 
 
-def attend(
-  query: Float[Array, 'b t n h'],
-  own: KeyValue,
-  mask: Bool[Array, '#b #t s'] | None,
-  bias: Float[Array, 'n t s'] | None,
-  prefix: peft.Prefix | None = None,
-  attention_dropout=lambda x: x,
-) -> Float[Array, 'b t n h']:
-  """Softmax attention to own keys and values and to a prefix in front of them; T5: no 1/sqrt(h).
-
-  Rows of one context read the same keys and values, which are not copied per row: `own` has c rows
-  that divide b, as memory shared by beams has, and so has the prefix. Prefix columns get a
-  position bias of exactly zero.
-  """
-  logits = _logits(query, own.key)
-  if bias is not None:
-    logits += bias[None]
-  if mask is not None:
-    logits = jnp.where(mask[:, None], logits, MASKED)
-  if prefix is None:
-    return _weighted(attention_dropout(_softmax(logits)), own.value, query.dtype)
-  front, seen = _logits(query, prefix.key), jnp.ones((1, 1, 1, 1), bool)
-  if prefix.mask is not None:
-    seen = jnp.repeat(prefix.mask, query.shape[0] // prefix.mask.shape[0], axis=0)
-    seen = seen[:, None, None, :]
-    front = jnp.where(seen, front, 2 * MASKED)  # unseen also by rows whose own are all masked
-  if prefix.gate is not None:
-    gate = jnp.tanh(prefix.gate.astype(jnp.float32))
-    gate = jnp.repeat(gate, query.shape[0] // gate.shape[0], axis=0)[:, None, :, None]
-    after = _weighted(attention_dropout(_softmax(logits)), own.value, query.dtype)
-    weights = jnp.where(seen, _softmax(front), 0)  # all masked: no prefix
-    before = _weighted(attention_dropout(weights), prefix.value, query.dtype)
-    return after + gate.astype(query.dtype) * before
-  # One softmax over both; the keys are never joined, so a decoding cache is not copied.
-  p = prefix.key.shape[1]
-  weights = attention_dropout(_softmax(jnp.concatenate([front, logits], axis=-1)))
-  before = _weighted(weights[..., :p], prefix.value, query.dtype)
-  return before + _weighted(weights[..., p:], own.value, query.dtype)
-
-
-MASKED = -1e10  # finite, so that a row that sees nothing gives numbers and not NaN
-
-
-def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
-  """b t n h, c s k h -> b n t s in float32."""
-  b, t, n, h = query.shape
-  c, s, k, _ = key.shape
-  query = query.reshape(c, b // c, t, k, n // k, h)
-  key = jnp.swapaxes(key, 1, 2).astype(query.dtype)  # apart, so that a loop turns a memory's once
-  logits = jnp.einsum('cmtkgh,cksh->cmkgts', query, key, preferred_element_type=jnp.float32)
-  return logits.reshape(b, n, t, s)
-
-
-@jax.custom_jvp
-def _softmax(logits: jax.Array) -> jax.Array:
-  """Softmax of the last axis, of which the backward pass keeps nothing but the result."""
-  return jax.nn.softmax(logits)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-  y, tangent = _softmax(*primals), tangents[0]
-  return y, y * (tangent - jnp.sum(y * tangent, axis=-1, keepdims=True))
-
-
-@functools.partial(layers.computed_anew, static_argnums=2)
-def _weighted(weights: jax.Array, value: jax.Array, dtype: Dtype) -> jax.Array:
-  """b n t s, c s k h -> b t n h."""
-  b, n, t, s = weights.shape
-  c, _, k, h = value.shape
-  weights = weights.astype(dtype).reshape(c, b // c, k, n // k, t, s)
-  value = jnp.swapaxes(value, 1, 2).astype(dtype)
-  out = jnp.einsum('cksh,cmkgts->cmtkgh', value, weights)
-  return out.reshape(b, t, n, h)
-
-
 class Attention(nn.Module):
   """Multi-head attention with 2-D kernels, as T5X names them."""
 
@@ -188,8 +105,7 @@ class Attention(nn.Module):
     self,
     x: Float[Array, 'b t d'],
     source: Float[Array, 'c s d'] | KeyValue,
-    mask: Bool[Array, '#b #t _'] | None = None,
-    bias: Float[Array, 'n t _'] | None = None,
+    kernel: attention.Kernel = attention.Xla(),
     phi: peft.AttentionPhi | None = None,
     cache: KeyValue | None = None,
     index=None,
@@ -197,6 +113,7 @@ class Attention(nn.Module):
     """Attends from x to a source (x itself, a memory, or keys and values computed before).
 
     Args:
+      kernel: which columns each position sees, their bias, and what computes the softmax.
       cache: columns of earlier positions, [c k (S m) h]; the source's are written at position
         `index`, and all are read.
 
@@ -227,7 +144,7 @@ class Attention(nn.Module):
     cache = None if cache is None else _write(cache, own, index)
     read = own if cache is None else _turned(cache)
     drop = lambda w: layers.dropout(self, w, cfg.dropout_rate, broadcast=(-2,))
-    y = attend(query, read, mask, bias, peft.attribute(phi, 'prefix'), drop)
+    y = kernel.attend(query, read, peft.attribute(phi, 'prefix'), drop)
     out = layers.Dense(cfg.emb_dim, ('joined_kv', 'embed'), cfg.dtype, name='out')
     y = out(y.reshape(*y.shape[:2], out_dim), peft.attribute(phi, 'out'))
     return nn.with_logical_constraint(y, ('batch', 'length', 'embed')), own, cache
@@ -263,7 +180,7 @@ class Block(nn.Module):
       x, and two results: own columns cut by `keep`, and the cache for the next call.
     """
     cfg = self.config
-    mask, bias, memory, memory_mask, index, keep = shared
+    kernel, memory, memory_kernel, index, keep = shared
 
     def residual(x, y):
       y = layers.dropout(self, y, cfg.dropout_rate, broadcast=(-2,))
@@ -275,8 +192,7 @@ class Block(nn.Module):
     y, own, kept = Attention(cfg, name=name)(
       y,
       y,
-      mask,
-      bias,
+      kernel,
       peft.attribute(phi, 'attention'),
       peft.attribute(cache, 'self_attention'),
       index,
@@ -288,8 +204,7 @@ class Block(nn.Module):
       y, columns, _ = Attention(cfg, name='encoder_decoder_attention')(
         norm('cross_attention_')(x),
         memory if before is None else _turned(before),
-        memory_mask,
-        None,
+        memory_kernel,
         peft.attribute(phi, 'cross_attention'),
       )
       x = residual(x, y)
@@ -360,11 +275,13 @@ class Stack(nn.Module):
     bias = None
     if cfg.positions is not None:
       bias = self.relpos_bias(index + jnp.arange(x.shape[1]), positions)
-    states, memory_mask = None, None
+    kernel = self.kernel('self-attention', x, positions.shape[0], mask, bias, phi, cache)
+    states, memory_kernel = None, None
     if memory is not None:
-      states, memory_mask = memory.states, _memory_mask(memory, mask, x.shape[0])
+      states, seen = memory.states, _memory_mask(memory, mask, x.shape[0])
+      memory_kernel = self.kernel('cross-attention', x, seen.shape[-1], seen, None, phi, cache)
     x = layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,))
-    shared = (mask, bias, states, memory_mask, index, keep)
+    shared = (kernel, states, memory_kernel, index, keep)
     if cache is None:
       x, (own, _) = self.layers(x, peft.layered(phi, cfg.num_layers), None, shared)
     else:
@@ -372,6 +289,28 @@ class Stack(nn.Module):
       x, own, cache = self._one_by_one(x, apart, cache, shared)
     x = getattr(self, f'{self.kind}_norm')(x)
     return layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,)), cache, own
+
+  def kernel(self, name: str, x, columns: int, mask, bias, phi, cache) -> attention.Kernel:
+    """What computes the self-attention or the cross-attention of all layers."""
+    cfg = self.config
+    prefix = peft.attribute(phi, name.replace('self-', '').replace('-', '_'), 'prefix')
+    joined = prefix is not None and prefix.gate is None
+    site = attention.Site(
+      name=name,
+      dtype=cfg.dtype,
+      rows=x.shape[0],
+      queries=x.shape[1],
+      own=columns,
+      prefix=prefix.key.shape[2] if joined else 0,
+      head_dim=cfg.head_dim,
+      cached=cache is not None,
+      dropout=cfg.dropout_rate > 0 and self.has_rng('dropout'),
+    )
+    return self.choose(site).kernel.of(site, mask, bias, prefix)
+
+  def choose(self, site: attention.Site) -> attention.Choice:
+    """A method, so that `attention.overheard` hears of it. Parameters are made with any kernel."""
+    return attention.choose(site, None if self.is_initializing() else self.config.attention)
 
   def _one_by_one(self, x, apart: tuple[Layer, ...], cache: Cache, shared):
     block, results = Block(self.config, parent=None), []
