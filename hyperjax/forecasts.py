@@ -15,7 +15,18 @@ import jax
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
-from hyperjax import data, decoding, flops, hlo, partitioning, peft, program, step, topologies
+from hyperjax import (
+  data,
+  decoding,
+  flops,
+  hlo,
+  partitioning,
+  peft,
+  program,
+  schedules,
+  step,
+  topologies,
+)
 from hyperjax.errors import InputError
 
 LARGE = 64 * 2**20
@@ -186,8 +197,12 @@ def forecast(
   shape: partitioning.MeshShape,
   topology: topologies.Topology,
   what: str = 'train',
+  until: str = 'code',
 ) -> dict[str, Any]:
   """Compiles one of a run's programs for a topology; all numbers of bytes are of one chip.
+
+  Args:
+    until: 'code', or 'plan': XLA's plan, which says the same but the size of the code, much sooner.
 
   Returns:
     what --output holds: see docs/scaling.md.
@@ -195,8 +210,9 @@ def forecast(
   Raises:
     InputError: the mesh does not fit the topology, or the run; there is no such program.
   """
-  if what not in WHAT:
-    raise InputError(f'--what is {what!r}; give one of {", ".join(WHAT)}')
+  for flag, name, known in (('what', what, WHAT), ('until', until, UNTIL)):
+    if name not in known:
+      raise InputError(f'--{flag} is {name!r}; give one of {", ".join(known)}')
   mesh = partitioning.make_mesh(shape, topology.devices)
   began = time.monotonic()
   run = Run.of(own, sizes, mesh)
@@ -204,9 +220,9 @@ def forecast(
   with run.placed():
     lowered = made.traced.lower()
     traced = time.monotonic()
-    compiled, lacking = _compiled(lowered)
+    compiled, lacking = _compiled(lowered, until)
   seconds = {'trace': traced - began, 'compile': time.monotonic() - traced}
-  module = None if compiled is None else hlo.parse(compiled.as_text())
+  module = None if compiled is None else hlo.parse(compiled.text)
   memory = _memory(made, compiled, lacking)
   hbm = topology.chip.hbm if topology.chip else None
   work = _work(made, module, len(topology.devices))
@@ -229,22 +245,26 @@ def forecast(
     'estimate': _estimate(work, topology),
     'leaves': leaves(run.params),
     'exchanges': [] if module is None else _largest(module.collectives),
+    'until': until,
     'compile_seconds': {name: round(each, 1) for name, each in seconds.items()},
   }
   return report | {'warnings': warnings(report), 'suggestions': suggestions(report)}
 
 
-def _compiled(lowered) -> tuple[Any, str | None]:
+UNTIL = {'code': schedules.compiled, 'plan': schedules.planned}
+
+
+def _compiled(lowered, until: str) -> tuple[schedules.Compiled | None, str | None]:
   """The program, or XLA's word that the device's memory does not hold it."""
   try:
-    return lowered.compile(), None
+    return UNTIL[until](lowered), None
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return None, str(error)
 
 
-def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | None]:
+def _memory(made: Step, compiled: schedules.Compiled | None, lacking: str | None) -> dict[str, int | None]:
   """Bytes of a chip: what the step is given, by kind, and what it needs besides."""
   every = [(kind, leaf) for kind, tree in made.arguments.items() for leaf in jax.tree.leaves(tree)]
   kinds = dict.fromkeys(made.arguments, 0)
@@ -252,11 +272,8 @@ def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | N
     kinds[kind] += _on_chip(leaf) if read else 0
   if compiled is None:
     return {**kinds, 'temporaries': None, 'peak': needed(lacking or '')}
-  stats = compiled.memory_analysis()
-  added = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
-  peak = stats.argument_size_in_bytes + added + temporaries
-  return {**kinds, 'results': added, 'temporaries': temporaries, 'peak': peak}
+  own = {'results': compiled.results, 'temporaries': compiled.temporaries, 'peak': compiled.peak}
+  return {**kinds, **own}
 
 
 def _on_chip(leaf: jax.ShapeDtypeStruct) -> int:
