@@ -93,12 +93,36 @@ class Module:
     return runs
 
   def _rounds(self, loop: Instruction) -> int:
-    """What the loop says, else the largest number that its condition compares with."""
+    """What the loop says, else the largest number that its condition compares with, in its steps.
+
+    Loops of products with a split kernel ("windowed") go on by two.
+    """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if known:
       return int(known[1])
     conditions = loop.called('condition')
-    return max((n for name in conditions for n in self._numbers(name)), default=1)
+    limit = max((n for name in conditions for n in self._numbers(name)), default=1)
+    return -(-limit // self._stride(conditions[0], loop.called('body')[0]))
+
+  def _stride(self, condition: str, body: str) -> int:
+    """What a round adds to the number that the condition compares; 1 where that is not seen."""
+    lines = self.computations[condition]
+    compare = next((line for line in lines.values() if line.opcode == 'compare'), None)
+    names = compare.operands if compare else ()
+    places = [found[1] for name in names if (found := re.search(r'index=(\d+)', lines[name].rest))]
+    root = next(line for line in self._own(body) if line.root)
+    if not places or root.opcode != 'tuple':
+      return 1
+    return self._added(body, root.operands[int(places[0])]) or 1
+
+  def _added(self, body: str, name: str) -> int:
+    """The whole numbers that a chain of additions and copies adds up to."""
+    lines = self.computations[body]
+    line = lines.get(name)
+    if line is None or line.opcode not in ('add', 'copy'):
+      return 0
+    own = [lines[each].number for each in line.operands if lines[each].opcode == 'constant']
+    return sum(own) + sum(self._added(body, each) for each in line.operands)
 
   def _numbers(self, name: str) -> Iterator[int]:
     for line in self.computations[name].values():

@@ -150,6 +150,40 @@ def small(module) -> int:
   return 4
 
 
+@pytest.mark.parametrize('stride, rounds', [(1, 7), (2, 4), (3, 3)])
+def test_a_loop_goes_on_by_what_its_body_adds(stride, rounds):
+  text = f"""\
+HloModule m, num_partitions=2
+
+%body (state: (f32[5], u32[])) -> (f32[5], u32[]) {{
+  %state = (f32[5], u32[]) parameter(0)
+  %x = f32[5]{{0}} get-tuple-element(%state), index=0
+  %i = u32[] get-tuple-element(%state), index=1
+  %one = u32[] constant(1)
+  %rest = u32[] constant({stride - 1})
+  %other = f32[5]{{0}} collective-permute(%x), channel_id=1, source_target_pairs={{{{0,1}},{{1,0}}}}
+  %next = u32[] add(%i, %one)
+  %copy = u32[] copy(%next)
+  %after = u32[] add(%rest, %copy)
+  ROOT %tuple = (f32[5], u32[]) tuple(%other, %after)
+}}
+
+%test (state: (f32[5], u32[])) -> pred[] {{
+  %state = (f32[5], u32[]) parameter(0)
+  %i = u32[] get-tuple-element(%state), index=1
+  %seven = u32[] constant(7)
+  ROOT %less = pred[] compare(%i, %seven), direction=LT
+}}
+
+ENTRY %main (given: (f32[5], u32[])) -> (f32[5], u32[]) {{
+  %given = (f32[5], u32[]) parameter(0)
+  ROOT %while = (f32[5], u32[]) while(%given), condition=%test, body=%body
+}}
+"""
+  (found,) = hlo.parse(text).collectives
+  assert found.times == rounds
+
+
 def test_a_copy_that_is_started_moves_its_own_bytes_once():
   text = """\
 HloModule m
