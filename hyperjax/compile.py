@@ -33,7 +33,7 @@ def define_flags() -> None:
   """The flags of this verb, beside gin's."""
   flags.DEFINE_string('topology', None, f'The machine: {topologies.EXAMPLES}.')
   flags.DEFINE_string('what', 'train', 'train, evaluate (a loss), adapt, or predict.')
-  flags.DEFINE_string('until', 'code', 'code, or plan: XLA\'s plan, told in a tenth of the time.')
+  flags.DEFINE_string('until', 'code', "code, or plan: XLA's plan, told in a tenth of the time.")
   flags.DEFINE_string('output', None, 'A JSON file for all that is printed.')
 
 
@@ -55,9 +55,7 @@ def main() -> None:
     os._exit(0)  # the compiler goes on in a thread
 
 
-def compile_run(
-  topology: topologies.Topology, what: str, until: str = 'code'
-) -> dict[str, Any]:
+def compile_run(topology: topologies.Topology, what: str, until: str = 'code') -> dict[str, Any]:
   """The forecast of the run that gin describes; none of its data or weights are read."""
   from hyperjax import bindings, forecasts, partitioning, program, step, trainer
 

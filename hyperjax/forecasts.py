@@ -213,6 +213,8 @@ def forecast(
   for flag, name, known in (('what', what, WHAT), ('until', until, UNTIL)):
     if name not in known:
       raise InputError(f'--{flag} is {name!r}; give one of {", ".join(known)}')
+  if topology.slices > 1 and shape.slices is None:  # CPUs do not say it themselves
+    shape = dataclasses.replace(shape, slices=topology.slices)
   mesh = partitioning.make_mesh(shape, topology.devices)
   began = time.monotonic()
   run = Run.of(own, sizes, mesh)
@@ -222,7 +224,7 @@ def forecast(
     traced = time.monotonic()
     compiled, lacking = _compiled(lowered, until)
   seconds = {'trace': traced - began, 'compile': time.monotonic() - traced}
-  module = None if compiled is None else hlo.parse(compiled.text)
+  module = None if compiled is None else hlo.parse(compiled.text, mesh.size // topology.slices)
   memory = _memory(made, compiled, lacking)
   hbm = topology.chip.hbm if topology.chip else None
   work = _work(made, module, len(topology.devices))
@@ -230,6 +232,7 @@ def forecast(
     'what': what,
     'topology': topology.name,
     'chips': len(topology.devices),
+    'slices': topology.slices,
     'mesh': dict(mesh.shape),
     'dtype': str(program.dtype_of(own.model)),
     'remat': _field(own, 'remat'),
@@ -264,7 +267,9 @@ def _compiled(lowered, until: str) -> tuple[schedules.Compiled | None, str | Non
     return None, str(error)
 
 
-def _memory(made: Step, compiled: schedules.Compiled | None, lacking: str | None) -> dict[str, int | None]:
+def _memory(
+  made: Step, compiled: schedules.Compiled | None, lacking: str | None
+) -> dict[str, int | None]:
   """Bytes of a chip: what the step is given, by kind, and what it needs besides."""
   every = [(kind, leaf) for kind, tree in made.arguments.items() for leaf in jax.tree.leaves(tree)]
   kinds = dict.fromkeys(made.arguments, 0)
@@ -293,8 +298,17 @@ def _work(made: Step, module: hlo.Module | None, chips: int) -> dict[str, Any]:
     'flops_per_chip': made.total.total / chips,
     'model_flops': made.model_flops,
     'hbm_bytes': None if module is None else module.traffic,
-    'collectives': None if module is None else hlo.by_kind(module.collectives),
+    'collectives': None if module is None else _exchanged(module, crosses=False),
+    'between_slices': None if module is None else _exchanged(module, crosses=True),
   }
+
+
+def _exchanged(module: hlo.Module, crosses: bool) -> dict[str, dict[str, int]]:
+  return hlo.by_kind([one for one in module.collectives if one.crosses == crosses])
+
+
+def _sent(kinds: Mapping[str, Mapping[str, int]]) -> int:
+  return sum(kind['sent'] for kind in kinds.values())
 
 
 def _estimate(work: dict[str, Any], topology: topologies.Topology) -> dict[str, float] | None:
@@ -305,11 +319,11 @@ def _estimate(work: dict[str, Any], topology: topologies.Topology) -> dict[str, 
   chip = topology.chip
   if chip is None or work['collectives'] is None:
     return None
-  sent = sum(kind['sent'] for kind in work['collectives'].values())
   parts = {
     'compute': work['flops_per_chip'] / chip.flops,
     'hbm': work['hbm_bytes'] / chip.hbm_bandwidth,
-    'interconnect': sent / (2 * chip.link_bandwidth),
+    'interconnect': _sent(work['collectives']) / (2 * chip.link_bandwidth),
+    'between_slices': _sent(work['between_slices']) / chip.dcn_bandwidth,
   }
   total = sum(parts.values())
   best = work['model_flops'] / len(topology.devices) / chip.flops
@@ -446,12 +460,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   )
   if work['hbm_bytes'] is not None:
     yield f'through the memory of a {chip}: {amount(work["hbm_bytes"])}'
-    yield f'exchanges of a {chip}:' + ('' if work['collectives'] else ' none')
-    for kind, row in work['collectives'].items():
-      moved = f'{amount(row["bytes"])}, of it sent {amount(row["sent"])}'
-      yield f'  {kind:18} {row["count"]:6,} times, {moved}'
+    yield from _told(f'exchanges of a {chip}', work['collectives'])
+    if report['slices'] > 1:
+      yield from _told(f'exchanges of a {chip} between slices', work['between_slices'])
   if estimate is not None:
-    parts = ' + '.join(f'{name} {estimate[name]:.3f}' for name in _PARTS)
+    names = _PARTS if report['slices'] == 1 else (*_PARTS, 'between_slices')
+    parts = ' + '.join(f'{name.replace("_", " ")} {estimate[name]:.3f}' for name in names)
     yield (
       f"estimate of a step, as a sum at the chip's best rates: {estimate['step']:.3f} s = {parts}; "
       f'model flops utilisation {estimate["model_flops_utilisation"]:.0%}'
@@ -468,6 +482,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f'note: {warning}'
   for suggestion in report['suggestions']:
     yield f'to make it fit: {suggestion}'
+
+
+def _told(what: str, kinds: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+  yield f'{what}:' + ('' if kinds else ' none')
+  for kind, row in kinds.items():
+    moved = f'{amount(row["bytes"])}, of it sent {amount(row["sent"])}'
+    yield f'  {kind:18} {row["count"]:6,} times, {moved}'
 
 
 _PARTS = ('compute', 'hbm', 'interconnect')

@@ -226,6 +226,54 @@ ENTRY %main (x: f32[5]) -> f32[5] {{
   assert found.sent == pytest.approx(20 * 2 * (devices - 1) / devices)
 
 
+@pytest.mark.parametrize(
+  'text, groups',
+  [
+    ("replica_groups=mesh['x'=2,'y'=3] {'x'}", [[0, 3], [1, 4], [2, 5]]),
+    ("replica_groups=mesh['x'=2,'y'=3] {'y'}", [[0, 1, 2], [3, 4, 5]]),
+    ("replica_groups=mesh['x'=6] {'x':(1)2}", [[0, 3], [1, 4], [2, 5]]),
+    ("replica_groups=mesh['x'=6] {'x':(3)2}", [[0, 1], [2, 3], [4, 5]]),
+    ("replica_groups=mesh['x'=2,'y'=3], device_ids=([3,2]T(1,0)) {'y'}", [[0, 2, 4], [1, 3, 5]]),
+    ('replica_groups=[2,3]<=[6]', [[0, 1, 2], [3, 4, 5]]),
+    ('replica_groups=[2,3]<=[3,2]T(1,0)', [[0, 2, 4], [1, 3, 5]]),
+    ('replica_groups={{0,4},{1,5}}, to_apply=%add', [[0, 4], [1, 5]]),
+    ('source_target_pairs={{0,1},{1,0}}', [[0, 1], [1, 0]]),
+    ('replica_groups={}, to_apply=%add', [[0, 1, 2, 3, 4, 5]]),
+  ],
+)
+def test_groups_of_devices(text, groups):
+  assert hlo.groups(text, 6).tolist() == groups
+
+
+def test_what_goes_from_slice_to_slice_is_told_apart():
+  """On CPUs by who exchanges; on TPUs by what is sent to the hosts of other slices."""
+  text = """\
+HloModule m, num_partitions=6
+
+ENTRY %main (x: f32[5]) -> f32[5] {
+  %x = f32[5]{0} parameter(0)
+  %inside = f32[5]{0} all-reduce(%x), channel_id=1, replica_groups=[2,3]<=[6], to_apply=%add
+  ROOT %across = f32[5]{0} all-reduce(%inside), channel_id=2, replica_groups=[3,2]<=[2,3]T(1,0), to_apply=%add
+}
+"""
+  crosses = {one.devices: one.crosses for one in hlo.parse(text, 3).collectives}
+  assert crosses == {3: False, 2: True}
+  assert not any(one.crosses for one in hlo.parse(text).collectives)
+  send = """\
+HloModule m, num_partitions=3
+
+ENTRY %main (x: f32[5]) -> token[] {
+  %x = f32[5]{0} parameter(0)
+  %after-all.1 = token[] after-all()
+  %send.1 = (f32[5]{0}, u32[]{:S(2)}, token[]) send(%x, %after-all.1), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2:4}x{0:2}",_xla_megascale_transfer_type="KIND"}
+  ROOT %send-done.1 = token[] send-done(%send.1), channel_id=1, is_host_transfer=true
+}
+"""
+  for kind, found in (('ALL_REDUCE', ('all-reduce', 20)), ('ALL_GATHER', ('all-gather', 80))):
+    (one,) = hlo.parse(send.replace('KIND', kind), 3).collectives
+    assert (one.kind, one.bytes) == found and (one.devices, one.crosses) == (4, True)
+
+
 def test_sizes_of_shapes():
   assert hlo.size('bf16[3,5]{1,0:T(8,128)(2,1)}') == 30
   assert hlo.size('(f32[7], pred[3]{0}, s4[6], u32[], token[])') == 28 + 3 + 3 + 4
