@@ -1,6 +1,8 @@
 """`python -m hyperjax.compile --gin_file=… --topology=v5e:16x16`: a run's step, without a TPU."""
 
 import inspect
+import os
+import sys
 from typing import Any
 
 from absl import flags
@@ -31,6 +33,7 @@ def define_flags() -> None:
   """The flags of this verb, beside gin's."""
   flags.DEFINE_string('topology', None, f'The machine: {topologies.EXAMPLES}.')
   flags.DEFINE_string('what', 'train', 'train, evaluate (a loss), adapt, or predict.')
+  flags.DEFINE_string('until', 'code', "code, or plan: XLA's plan, told in a tenth of the time.")
   flags.DEFINE_string('output', None, 'A JSON file for all that is printed.')
 
 
@@ -41,15 +44,18 @@ def main() -> None:
   topologies.be_quiet()
   cli.parse_gin(**UNREAD)
   topology = topologies.topology(FLAGS.topology)  # imports JAX; a mistyped flag need not wait
-  report = compile_run(topology, FLAGS.what)
+  report = compile_run(topology, FLAGS.what, FLAGS.until)
   from hyperjax import forecasts
 
   print(forecasts.as_text(report))
   if FLAGS.output:
     files.write_json(FLAGS.output, report)
+  if FLAGS.until == 'plan':
+    sys.stdout.flush()
+    os._exit(0)  # the compiler goes on in a thread
 
 
-def compile_run(topology: topologies.Topology, what: str) -> dict[str, Any]:
+def compile_run(topology: topologies.Topology, what: str, until: str = 'code') -> dict[str, Any]:
   """The forecast of the run that gin describes; none of its data or weights are read."""
   from hyperjax import bindings, forecasts, partitioning, program, step, trainer
 
@@ -75,7 +81,7 @@ def compile_run(topology: topologies.Topology, what: str) -> dict[str, Any]:
   if missing := [macro for name, macro in SIZES.items() if name not in sizes]:
     raise InputError(f'gin: {missing[0]} must be set, for instance by a file of gin/runs')
   mesh: partitioning.MeshShape = run['mesh']
-  return forecasts.forecast(own, forecasts.Sizes(**sizes), mesh, topology, what)
+  return forecasts.forecast(own, forecasts.Sizes(**sizes), mesh, topology, what, until)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperjax import buckets as bucketing
 from hyperjax import errors, mixtures, records
 from hyperjax.episodes import NOTHING, Episode, Episodes, EvaluationTask
 from hyperjax.sources import files
@@ -72,6 +73,8 @@ class Batches:
 
   `batch_size` counts targets, over all processes; this process gets its part of each batch,
   contiguous contexts. `episodes` is called with (seed, n): an Episodes, or its `wrong_context`.
+  With `buckets` each process makes the whole batch's episodes, so that all choose the same lengths
+  without asking each other. `counted` is told of those in its own part.
   """
 
   episodes: Callable[[int, int], Episode]
@@ -81,6 +84,8 @@ class Batches:
   seed: int = 0
   process_index: int = 0
   process_count: int = 1
+  buckets: Sequence[Mapping[str, int]] | None = None
+  counted: Callable[[Episode], Episode] = lambda episode: episode
 
   def __post_init__(self):
     check_sizes(self.batch_size, self.targets_per_context, self.process_count, self.seed)
@@ -89,8 +94,12 @@ class Batches:
     """The batch of a step."""
     contexts = self.batch_size // self.targets_per_context
     own = contexts // self.process_count
-    first = step * contexts + self.process_index * own
-    return batch([self.episodes(self.seed, n) for n in range(first, first + own)], self.lengths)
+    first = self.process_index * own if self.buckets is None else 0
+    last = first + own if self.buckets is None else contexts
+    made = [self.episodes(self.seed, step * contexts + i) for i in range(first, last)]
+    lengths = bucketing.fitting(made, bucketing.completed(self.buckets, self.lengths))
+    mine = made[self.process_index * own - first :][:own]
+    return batch([self.counted(each) for each in mine], lengths)
 
   def starting_at(self, step: int) -> Iterator[Batch]:
     """The batches from a step on, made ahead in a thread; resuming costs nothing."""
@@ -207,8 +216,9 @@ class Live:
 
   `mixture` is a name of hyperjax.mixtures, a Mixture, or the name of any seqio task or mixture with
   features inputs, targets and perhaps hyper_inputs (imports TensorFlow; resumes by skipping).
-  `arguments` replace fields of the mixture: {'window': 160}. Without `vocabulary` the one that
-  HYPERJAX_VOCABULARY names is used, or the seqio task's own.
+  `arguments` replace fields of the mixture: {'window': 160}. `buckets` are shorter lengths for
+  batches that fit them: ({'hyper_inputs': 512}, {'hyper_inputs': 512, 'inputs': 128}). Without
+  `vocabulary` the one that HYPERJAX_VOCABULARY names is used, or the seqio task's own.
   """
 
   def __init__(
@@ -223,13 +233,16 @@ class Live:
     data_dir: files.DataDir = None,
     arguments: Mapping[str, Any] | None = None,
     wrong_context: bool = False,
+    buckets: Sequence[Mapping[str, int]] | None = None,
   ):
     check_sizes(batch_size, targets_per_context, 1, seed)
     check_lengths(lengths)
+    bucketing.completed(buckets, lengths)
     self.mixture, self.split, self.lengths = mixture, split, dict(lengths)
     self.batch_size, self.targets_per_context, self.seed = batch_size, targets_per_context, seed
     self._vocabulary, self._data_dir, self._arguments = vocabulary, data_dir, arguments
     self._wrong_context = wrong_context
+    self.buckets = buckets
     self._used = Used()
 
   @property
@@ -325,13 +338,15 @@ class Live:
       check_sizes(self.batch_size, self.targets_per_context, process_count, self.seed)
       return self._stream.starting_at(step, process_index, process_count)
     return Batches(
-      lambda _, n: self._used.counted(self.episode(n)),
+      lambda _, n: self.episode(n),
       self.lengths,
       self.batch_size,
       self.targets_per_context,
       self.seed,
       process_index,
       process_count,
+      self.buckets,
+      self._used.counted,
     ).starting_at(step)
 
   def statistics(self) -> dict[str, dict[str, int]]:
@@ -384,7 +399,7 @@ class Live:
         f'{self.name} is not a mixture of hyperjax: targets_per_context, wrong_context and'
         ' arguments do not apply to seqio tasks'
       )
-    return _Stream(provider, self.split, self.lengths, self.batch_size, self.seed)
+    return _Stream(provider, self.split, self.lengths, self.batch_size, self.seed, self.buckets)
 
 
 def from_environment() -> Vocabulary:
@@ -452,6 +467,7 @@ class _Stream:
   lengths: Mapping[str, int]
   batch_size: int
   seed: int
+  buckets: Sequence[Mapping[str, int]] | None
 
   @property
   def vocabulary(self) -> Vocabulary:
@@ -467,7 +483,8 @@ class _Stream:
     rows = self._rows(step * self.batch_size)
     while True:
       episodes = [_as_episode(next(rows)) for _ in range(self.batch_size)]
-      yield batch(episodes[process_index * own :][:own], self._lengths)
+      lengths = bucketing.fitting(episodes, bucketing.completed(self.buckets, self._lengths))
+      yield batch(episodes[process_index * own :][:own], lengths)
 
   def _rows(self, skipped: int) -> Iterator[dict[str, Any]]:
     import tensorflow as tf

@@ -15,7 +15,18 @@ import jax
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
-from hyperjax import data, decoding, flops, hlo, partitioning, peft, program, step, topologies
+from hyperjax import (
+  data,
+  decoding,
+  flops,
+  hlo,
+  partitioning,
+  peft,
+  program,
+  schedules,
+  step,
+  topologies,
+)
 from hyperjax.errors import InputError
 from hyperjax.models import attention
 
@@ -187,8 +198,12 @@ def forecast(
   shape: partitioning.MeshShape,
   topology: topologies.Topology,
   what: str = 'train',
+  until: str = 'code',
 ) -> dict[str, Any]:
   """Compiles one of a run's programs for a topology; all numbers of bytes are of one chip.
+
+  Args:
+    until: 'code', or 'plan': XLA's plan, which says the same but the size of the code, much sooner.
 
   Returns:
     what --output holds: see docs/scaling.md.
@@ -196,8 +211,11 @@ def forecast(
   Raises:
     InputError: the mesh does not fit the topology, or the run; there is no such program.
   """
-  if what not in WHAT:
-    raise InputError(f'--what is {what!r}; give one of {", ".join(WHAT)}')
+  for flag, name, known in (('what', what, WHAT), ('until', until, UNTIL)):
+    if name not in known:
+      raise InputError(f'--{flag} is {name!r}; give one of {", ".join(known)}')
+  if topology.slices > 1 and shape.slices is None:  # CPUs do not say it themselves
+    shape = dataclasses.replace(shape, slices=topology.slices)
   mesh = partitioning.make_mesh(shape, topology.devices)
   began = time.monotonic()
   run = Run.of(own, sizes, mesh)
@@ -206,9 +224,9 @@ def forecast(
   with run.placed():
     lowered = made.traced.lower()
     traced = time.monotonic()
-    compiled, lacking = _compiled(lowered)
+    compiled, lacking = _compiled(lowered, until)
   seconds = {'trace': traced - began, 'compile': time.monotonic() - traced}
-  module = None if compiled is None else hlo.parse(compiled.as_text())
+  module = None if compiled is None else hlo.parse(compiled.text, mesh.size // topology.slices)
   memory = _memory(made, compiled, lacking)
   hbm = topology.chip.hbm if topology.chip else None
   work = _work(made, module, len(topology.devices))
@@ -216,6 +234,7 @@ def forecast(
     'what': what,
     'topology': topology.name,
     'chips': len(topology.devices),
+    'slices': topology.slices,
     'mesh': dict(mesh.shape),
     'dtype': str(program.dtype_of(own.model)),
     'remat': _field(own, 'remat'),
@@ -232,22 +251,28 @@ def forecast(
     'estimate': _estimate(work, topology),
     'leaves': leaves(run.params),
     'exchanges': [] if module is None else _largest(module.collectives),
+    'until': until,
     'compile_seconds': {name: round(each, 1) for name, each in seconds.items()},
   }
   return report | {'warnings': warnings(report), 'suggestions': suggestions(report)}
 
 
-def _compiled(lowered) -> tuple[Any, str | None]:
+UNTIL = {'code': schedules.compiled, 'plan': schedules.planned}
+
+
+def _compiled(lowered, until: str) -> tuple[schedules.Compiled | None, str | None]:
   """The program, or XLA's word that the device's memory does not hold it."""
   try:
-    return lowered.compile(), None
+    return UNTIL[until](lowered), None
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return None, str(error)
 
 
-def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | None]:
+def _memory(
+  made: Step, compiled: schedules.Compiled | None, lacking: str | None
+) -> dict[str, int | None]:
   """Bytes of a chip: what the step is given, by kind, and what it needs besides."""
   every = [(kind, leaf) for kind, tree in made.arguments.items() for leaf in jax.tree.leaves(tree)]
   kinds = dict.fromkeys(made.arguments, 0)
@@ -255,11 +280,8 @@ def _memory(made: Step, compiled: Any, lacking: str | None) -> dict[str, int | N
     kinds[kind] += _on_chip(leaf) if read else 0
   if compiled is None:
     return {**kinds, 'temporaries': None, 'peak': needed(lacking or '')}
-  stats = compiled.memory_analysis()
-  added = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
-  peak = stats.argument_size_in_bytes + added + temporaries
-  return {**kinds, 'results': added, 'temporaries': temporaries, 'peak': peak}
+  own = {'results': compiled.results, 'temporaries': compiled.temporaries, 'peak': compiled.peak}
+  return {**kinds, **own}
 
 
 def _on_chip(leaf: jax.ShapeDtypeStruct) -> int:
@@ -279,8 +301,17 @@ def _work(made: Step, module: hlo.Module | None, chips: int) -> dict[str, Any]:
     'flops_per_chip': made.total.total / chips,
     'model_flops': made.model_flops,
     'hbm_bytes': None if module is None else module.traffic,
-    'collectives': None if module is None else hlo.by_kind(module.collectives),
+    'collectives': None if module is None else _exchanged(module, crosses=False),
+    'between_slices': None if module is None else _exchanged(module, crosses=True),
   }
+
+
+def _exchanged(module: hlo.Module, crosses: bool) -> dict[str, dict[str, int]]:
+  return hlo.by_kind([one for one in module.collectives if one.crosses == crosses])
+
+
+def _sent(kinds: Mapping[str, Mapping[str, int]]) -> int:
+  return sum(kind['sent'] for kind in kinds.values())
 
 
 def _estimate(work: dict[str, Any], topology: topologies.Topology) -> dict[str, float] | None:
@@ -291,11 +322,11 @@ def _estimate(work: dict[str, Any], topology: topologies.Topology) -> dict[str, 
   chip = topology.chip
   if chip is None or work['collectives'] is None:
     return None
-  sent = sum(kind['sent'] for kind in work['collectives'].values())
   parts = {
     'compute': work['flops_per_chip'] / chip.flops,
     'hbm': work['hbm_bytes'] / chip.hbm_bandwidth,
-    'interconnect': sent / (2 * chip.link_bandwidth),
+    'interconnect': _sent(work['collectives']) / (2 * chip.link_bandwidth),
+    'between_slices': _sent(work['between_slices']) / chip.dcn_bandwidth,
   }
   total = sum(parts.values())
   best = work['model_flops'] / len(topology.devices) / chip.flops
@@ -433,12 +464,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   )
   if work['hbm_bytes'] is not None:
     yield f'through the memory of a {chip}: {amount(work["hbm_bytes"])}'
-    yield f'exchanges of a {chip}:' + ('' if work['collectives'] else ' none')
-    for kind, row in work['collectives'].items():
-      moved = f'{amount(row["bytes"])}, of it sent {amount(row["sent"])}'
-      yield f'  {kind:18} {row["count"]:6,} times, {moved}'
+    yield from _told(f'exchanges of a {chip}', work['collectives'])
+    if report['slices'] > 1:
+      yield from _told(f'exchanges of a {chip} between slices', work['between_slices'])
   if estimate is not None:
-    parts = ' + '.join(f'{name} {estimate[name]:.3f}' for name in _PARTS)
+    names = _PARTS if report['slices'] == 1 else (*_PARTS, 'between_slices')
+    parts = ' + '.join(f'{name.replace("_", " ")} {estimate[name]:.3f}' for name in names)
     yield (
       f"estimate of a step, as a sum at the chip's best rates: {estimate['step']:.3f} s = {parts}; "
       f'model flops utilisation {estimate["model_flops_utilisation"]:.0%}'
@@ -455,6 +486,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f'note: {warning}'
   for suggestion in report['suggestions']:
     yield f'to make it fit: {suggestion}'
+
+
+def _told(what: str, kinds: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+  yield f'{what}:' + ('' if kinds else ' none')
+  for kind, row in kinds.items():
+    moved = f'{amount(row["bytes"])}, of it sent {amount(row["sent"])}'
+    yield f'  {kind:18} {row["count"]:6,} times, {moved}'
 
 
 _PARTS = ('compute', 'hbm', 'interconnect')

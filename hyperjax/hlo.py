@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
@@ -50,6 +52,7 @@ class Collective:
   devices: int  # that exchange with each other
   times: int
   where: str  # the operation in our code, as XLA remembers it
+  crosses: bool = False  # from one slice to another, over the slower network
 
   @property
   def sent(self) -> float:
@@ -68,6 +71,7 @@ class Module:
   computations: Mapping[str, Computation]
   entry: str
   devices: int = 1
+  slice_size: int | None = None  # devices of a slice; None: all lie in one
 
   @functools.cached_property
   def runs(self) -> Counter[str]:
@@ -93,12 +97,36 @@ class Module:
     return runs
 
   def _rounds(self, loop: Instruction) -> int:
-    """What the loop says, else the largest number that its condition compares with."""
+    """What the loop says, else the largest number that its condition compares with, in its steps.
+
+    Loops of products with a split kernel ("windowed") go on by two.
+    """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if known:
       return int(known[1])
     conditions = loop.called('condition')
-    return max((n for name in conditions for n in self._numbers(name)), default=1)
+    limit = max((n for name in conditions for n in self._numbers(name)), default=1)
+    return -(-limit // self._stride(conditions[0], loop.called('body')[0]))
+
+  def _stride(self, condition: str, body: str) -> int:
+    """What a round adds to the number that the condition compares; 1 where that is not seen."""
+    lines = self.computations[condition]
+    compare = next((line for line in lines.values() if line.opcode == 'compare'), None)
+    names = compare.operands if compare else ()
+    places = [found[1] for name in names if (found := re.search(r'index=(\d+)', lines[name].rest))]
+    root = next(line for line in self._own(body) if line.root)
+    if not places or root.opcode != 'tuple':
+      return 1
+    return self._added(body, root.operands[int(places[0])]) or 1
+
+  def _added(self, body: str, name: str) -> int:
+    """The whole numbers that a chain of additions and copies adds up to."""
+    lines = self.computations[body]
+    line = lines.get(name)
+    if line is None or line.opcode not in ('add', 'copy'):
+      return 0
+    own = [lines[each].number for each in line.operands if lines[each].opcode == 'constant']
+    return sum(own) + sum(self._added(body, each) for each in line.operands)
 
   def _numbers(self, name: str) -> Iterator[int]:
     for line in self.computations[name].values():
@@ -114,15 +142,23 @@ class Module:
 
   def _exchanges(self, name: str, times: int) -> Iterator[Collective]:
     for fusion, line in self._fused(name):
+      if line.opcode == 'send' and (between := _between_slices(line)):
+        yield Collective(*between, times, _where(line), True)
       kind = line.opcode.removesuffix('-start')
       goes_on = _channel(line) in self._started and not self._starts(fusion)
       if kind not in KINDS or goes_on:
         continue
       if kind == 'all-reduce' and 'all-reduce-scatter' in fusion:
         kind = 'reduce-scatter'
-      devices = _group(line.rest) or self.devices
-      if devices != 1:
-        yield Collective(kind, self._moved(line, kind, fusion), devices, times, _where(line))
+      together = groups(line.rest, self.devices)
+      if (devices := together.shape[1]) != 1:
+        moved, where = self._moved(line, kind, fusion), _where(line)
+        yield Collective(kind, moved, devices, times, where, self._crosses(together))
+
+  def _crosses(self, together: np.ndarray) -> bool:
+    """Whether some of these groups of devices have members in several slices."""
+    slices = together // (self.slice_size or self.devices)
+    return bool((slices != slices[:, :1]).any())
 
   @functools.cached_property
   def _started(self) -> set[str]:
@@ -247,8 +283,12 @@ _FREE = {
 # -- Text ------------------------------------------------------------------------------------------
 
 
-def parse(text: str) -> Module:
-  """The program of a text that `compiled.as_text()` gave."""
+def parse(text: str, slice_size: int | None = None) -> Module:
+  """The program of a text that `compiled.as_text()` gave.
+
+  Where there are several slices, `slice_size` is the number of devices of one. A TPU's program is
+  then that of a slice, with sends to the hosts of others; a CPU's is that of all devices.
+  """
   computations: dict[str, Computation] = {}
   entry, lines = '', None
   for line in text.splitlines():
@@ -259,7 +299,7 @@ def parse(text: str) -> Module:
     elif lines is not None and (one := _instruction(line)):
       lines[one.name] = one
   partitions = re.search(r'num_partitions=(\d+)', text.partition('\n')[0])
-  return Module(computations, entry, int(partitions[1]) if partitions else 1)
+  return Module(computations, entry, int(partitions[1]) if partitions else 1, slice_size)
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -318,17 +358,68 @@ def _channel(line: Instruction) -> str | None:
   return found[1] if found else None
 
 
-def _group(rest: str) -> int | None:
-  """How many devices exchange with each other, two in a permute; None: all there are."""
-  if found := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
-    sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-    parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
-    return math.prod(int(part or sizes[axis]) for axis, part in parts)
-  if found := re.search(r'replica_groups=\[\d+,(\d+)\]', rest):
-    return int(found[1])
-  if found := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
-    return found[1].count(',') + 1
-  return 2 if 'source_target_pairs' in rest else None
+def groups(rest: str, devices: int) -> np.ndarray:
+  """Who exchanges with whom: [groups, devices of each], two in a permute."""
+  if found := re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=(\S+))? \{([^}]*)\}', rest
+  ):
+    return _of_mesh(*found.groups())
+  if found := re.search(r'replica_groups=(\[\S+)', rest):
+    return _iota(found[1])
+  if found := re.search(r'(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}', rest):
+    return np.array([[int(n) for n in each.split(',')] for each in found[1][1:-1].split('},{')])
+  return np.arange(devices)[None]
+
+
+def _iota(text: str) -> np.ndarray:
+  """[2,3]<=[3,2]T(1,0) and ([3,2]T(1,0)): whole numbers in some order, in some shape."""
+  shape, *order = (
+    [int(n) for n in part.split(',')] for part in re.findall(r'[\[(]([\d,]+)[\])]', text)
+  )
+  sizes, *turned = order if '<=' in text else [shape, *order]
+  numbers = np.arange(math.prod(sizes)).reshape(sizes)
+  numbers = numbers.transpose(*turned) if turned else numbers
+  return numbers.reshape(shape) if '<=' in text else numbers
+
+
+def _of_mesh(axes: str, order: str | None, over: str) -> np.ndarray:
+  """The groups along some axes of a mesh, or along parts of axes: 'x':(2)4, after a first 2."""
+  sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)]
+  chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", over)
+  cut: list[tuple[int, bool]] = []  # each axis as before, part, after
+  for name, size in sizes:
+    found = next(((int(b or 1), int(n or size)) for axis, b, n in chosen if axis == name), None)
+    before, part = found or (size, 1)
+    cut += [(before, False), (part, True), (size // before // part, False)]
+  ids = np.arange(math.prod(size for _, size in sizes)) if order is None else _iota(order)
+  ids = ids.reshape([size for size, _ in cut])
+  inside = [i for i, (_, own) in enumerate(cut) if own]
+  members = math.prod(cut[i][0] for i in inside)
+  return np.moveaxis(ids, inside, range(-len(inside), 0)).reshape(-1, members)
+
+
+_MEGASCALE = {
+  'ALL_REDUCE': 'all-reduce',
+  'ALL_GATHER': 'all-gather',
+  'REDUCE_SCATTER': 'reduce-scatter',
+  'ALL_TO_ALL': 'all-to-all',
+  'ONE_TO_ONE': 'collective-permute',
+}
+
+
+def _between_slices(line: Instruction) -> tuple[str, int, int] | None:
+  """(kind, bytes, slices) of what a TPU hands to its host, for the hosts of other slices."""
+  found = re.search(r'_xla_megascale_transfer_type="(\w+)"', line.rest)
+  if not found:
+    return None
+  kind = _MEGASCALE.get(found[1], 'all-to-all')
+  target = re.search(r'_xla_megascale_target="\{([^}]*)\}', line.rest)
+  count = 2
+  if target:
+    ends = [[int(n) for n in part.split(':')] for part in target[1].split(',')]
+    count = sum(end[-1] - end[0] + 1 for end in ends)
+  given = size(_shapes(line.shape)[0])
+  return kind, given * (count if kind == 'all-gather' else 1), count
 
 
 def _where(line: Instruction) -> str:

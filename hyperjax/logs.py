@@ -17,6 +17,7 @@ import tqdm
 from etils import epath
 
 from hyperjax import files
+from hyperjax.phases import Phases
 
 SECONDS_BETWEEN_SCALARS = 1
 SECONDS_BETWEEN_LINES = 30  # printed where there is no terminal to draw a bar on
@@ -35,6 +36,9 @@ def say(text: str) -> None:
 
 class Silent:
   """The log of all processes but one."""
+
+  def started(self, number: int, phases: Phases) -> None:
+    """Nothing."""
 
   def compiled(self, number: int, seconds: float) -> None:
     """Nothing."""
@@ -73,8 +77,14 @@ class Log:
     self._began = self._printed = time.monotonic()
     self._window = _Window(time.monotonic())
 
+  def started(self, number: int, phases: Phases) -> None:
+    """The first step was made, after these phases."""
+    tags = {f'timing/start_up/{name}_seconds': each for name, each in phases.seconds.items()}
+    self._scalars(number, {tag.replace(' ', '_'): each for tag, each in tags.items()})
+    self._print(str(phases))
+
   def compiled(self, number: int, seconds: float) -> None:
-    """The first step was compiled; rates are measured from here on."""
+    """A step was compiled, the first or one for other lengths; rates are measured from here on."""
     self._scalars(number, {'timing/compilation_seconds': seconds})
     self._window = _Window(time.monotonic())
 

@@ -1,7 +1,7 @@
 """Where arrays live: a mesh of devices, and the mesh axes over which each logical axis is split.
 
 Mesh axes are data (rows only), fsdp (rows, and the embed axis of parameters) and model (vocab, mlp,
-heads). One device is the mesh 1 x 1 x 1, and the same code.
+heads). One device is the mesh 1 x 1 x 1, and the same code. So are several slices of a TPU.
 """
 
 import contextlib
@@ -48,24 +48,61 @@ STANDARD_RULES: Rules = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-  """How many devices lie along each mesh axis; -1 (once) takes all that are left."""
+  """How many devices lie along each mesh axis; -1 (once) takes all that are left.
+
+  Slices are machines of their own that a slower network joins. `data` counts the devices of all of
+  them and is the only axis that crosses them, so that what crosses is a sum of gradients. None: as
+  many as the devices say. A number for devices that say nothing cuts them into equal parts: a
+  rehearsal on CPUs, or hosts of GPUs.
+  """
 
   data: int = -1
   fsdp: int = 1
   model: int = 1
+  slices: int | None = None
 
 
 def make_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = None) -> Mesh:
-  """The mesh ('data', 'fsdp', 'model') over `devices` (all there are)."""
+  """The mesh ('data', 'fsdp', 'model') over `devices` (all there are), slice after slice.
+
+  Raises:
+    InputError: sizes whose product is another number of devices; slices that are not there, or that
+      data does not divide into.
+  """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = _mesh_sizes(dataclasses.astuple(shape), len(devices))
+  parts = _slices(devices, shape.slices)
+  data, *inner = _mesh_sizes((shape.data, shape.fsdp, shape.model), len(devices))
+  if data % len(parts):
+    raise InputError(
+      f'mesh data={data} cannot be split over {len(parts)} slices: make it a multiple of '
+      f'{len(parts)}; fsdp and model lie inside a slice'
+    )
+  placed = [_placed((data // len(parts), *inner), part) for part in parts]
   # Auto: under jax's default, Explicit, flax's logical constraints are assertions that fail.
-  kinds = (AxisType.Auto,) * 3
+  return Mesh(np.concatenate(placed), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _slices(devices: Sequence[Any], wanted: int | None) -> Sequence[Sequence[Any]]:
+  """The devices of each slice."""
+  known: dict[int, list[Any]] = {}
+  for device in devices:
+    known.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+  if len(known) > 1 or wanted is None or wanted == 1:
+    if wanted not in (None, len(known)):
+      raise InputError(f'mesh slices={wanted}, but the devices lie in {len(known)} slices')
+    return [known[index] for index in sorted(known)]
+  if wanted < 1 or len(devices) % wanted:
+    raise InputError(f'mesh slices={wanted} does not divide {len(devices)} devices')
+  size = len(devices) // wanted
+  return [devices[i : i + size] for i in range(0, len(devices), size)]
+
+
+def _placed(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+  """The devices of a slice, so that neighbours on the mesh are neighbours in the slice."""
   try:
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+    return mesh_utils.create_device_mesh(sizes, devices)
   except NotImplementedError:  # a TPU whose sides are none of these sizes, but can be cut
-    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, MESH_AXES, axis_types=kinds)
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def rules(contexts: int | None = None, first: Rules = ()) -> Rules:

@@ -496,13 +496,15 @@ class Stored:
     """The batches from a step on; see Batches."""
     episodes = self.episodes  # here, not in a thread later
     return data.Batches(
-      lambda seed, n: self._used.counted(episodes(seed, n)),
+      episodes,
       self.lengths,
       self.batch_size,
       self.targets_per_context,
       self.seed,
       process_index,
       process_count,
+      self.live.buckets,
+      self._used.counted,
     ).starting_at(step)
 
   def statistics(self) -> dict[str, dict[str, int]]:

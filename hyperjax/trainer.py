@@ -32,6 +32,7 @@ from hyperjax import (
   objectives,
   optim,
   partitioning,
+  phases,
   protocols,
   runs,
   step,
@@ -100,6 +101,7 @@ def train(
   evaluation: Evaluation | None = None,
   saving: Callable[[str], checkpoints.Checkpoints] = checkpoints.Checkpoints,
   config: str | None = None,
+  start_up: phases.Phases | None = None,
 ) -> dict[str, float]:
   """Trains, or goes on from the latest checkpoint in model_dir, until `total_steps`.
 
@@ -113,6 +115,7 @@ def train(
       model's weights where their sizes are equal, and all else at random.
     saving: makes the run's Checkpoints, given model_dir.
     config: text for model_dir/config.gin.
+    start_up: what took how long before; told with what the run takes until its first step is made.
 
   Returns:
     the metrics of the last step; nothing if the run was complete already.
@@ -120,6 +123,7 @@ def train(
   Raises:
     InputError: what does not fit together, and a loss that is not finite.
   """
+  start_up = start_up or phases.Phases()
   files.check_reachable(model_dir)
   model = step.Model(downstream, hypermodel)
   program = Program(
@@ -144,7 +148,9 @@ def train(
   with _asked_to_stop() as asked, contextlib.closing(keeper):
     first, batches = feed.after(keeper.latest_step() or 0)
     _check_contexts(hypermodel, first, data.name)
+    start_up.ended('data')
     start = initial.begin(setup, feed.mesh, keeper)
+    start_up.ended('weights')
     advance = program.train_step(start.plan)
     # What does not fit together is found before anything is written.
     with feed.placed(), attention.overheard() as kernels:
@@ -163,6 +169,7 @@ def train(
       keeper,
       start.metadata | {'batch_size': data.batch_size},
       asked,
+      start_up,
     )
     with feed.placed():
       last, metrics = loop.run(start.state, start.frozen, batches)
@@ -322,6 +329,7 @@ class Loop:
   keeper: checkpoints.Checkpoints
   metadata: dict[str, Any]
   asked: Callable[[int], bool]
+  start_up: phases.Phases
 
   def run(
     self,
@@ -337,13 +345,19 @@ class Loop:
       return first, {}
     log = logs.open_log(self.model_dir, first, self.total, self.feed.data.batch_size)
     with contextlib.closing(log):
-      readings = Readings(self.model_dir, self.keeper, log)
+      readings, compiled = Readings(self.model_dir, self.keeper, log), set()
       for number, batch in batches:
-        began = time.monotonic()
+        began, shapes = time.monotonic(), tuple(x.shape for x in batch.values())
         state, metrics = self.advance(state, frozen, self.feed.put(batch))
-        if number == first + 1:
-          self._check_ranked(metrics)
+        if shapes not in compiled:  # a first step, or one whose batch has lengths of its own
+          compiled.add(shapes)
           log.compiled(number, time.monotonic() - began)
+        if number == first + 1:
+          self.start_up.ended('compile')
+          self._check_ranked(metrics)
+          jax.block_until_ready(metrics)
+          self.start_up.ended('first step')
+          log.started(number, self.start_up)
         readings.add(number, batch, metrics)
         last = number == self.total or self.asked(number)
         evaluated = self._evaluated(number, state, frozen, readings)

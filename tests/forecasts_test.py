@@ -168,6 +168,24 @@ def test_what_does_not_go_together_is_told():
     forecast(mesh=partitioning.MeshShape(3))
 
 
+def test_between_slices_go_sums_of_gradients_and_no_parameter():
+  """Also a row of phi, which the metrics compare with the next one."""
+  found = forecast(topology='2*cpu:4', mesh=partitioning.MeshShape(4, 2), remat='full')
+  assert (found['slices'], found['mesh']) == (2, {'data': 4, 'fsdp': 2, 'model': 1})
+  work = found['work']
+  assert {'all-gather', 'all-reduce'} <= work['collectives'].keys()
+  across = work['between_slices']
+  largest = (
+    4 * found['parameters']['trained'] / 2 * 1.5
+  )  # float32 parts, and what is small and whole
+  assert 0 < across['all-reduce']['bytes'] < largest
+  others = sum(row['bytes'] for kind, row in across.items() if kind != 'all-reduce')
+  assert others < across['all-reduce']['bytes'] / 5
+  assert 'between slices:' in forecasts.as_text(found)
+  alone = forecast(topology='cpu:8', mesh=partitioning.MeshShape(4, 2), remat='full')
+  assert alone['work']['between_slices'] == {} and alone['slices'] == 1
+
+
 # -- What to change --------------------------------------------------------------------------------
 
 REPORT = {

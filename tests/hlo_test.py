@@ -150,6 +150,40 @@ def small(module) -> int:
   return 4
 
 
+@pytest.mark.parametrize('stride, rounds', [(1, 7), (2, 4), (3, 3)])
+def test_a_loop_goes_on_by_what_its_body_adds(stride, rounds):
+  text = f"""\
+HloModule m, num_partitions=2
+
+%body (state: (f32[5], u32[])) -> (f32[5], u32[]) {{
+  %state = (f32[5], u32[]) parameter(0)
+  %x = f32[5]{{0}} get-tuple-element(%state), index=0
+  %i = u32[] get-tuple-element(%state), index=1
+  %one = u32[] constant(1)
+  %rest = u32[] constant({stride - 1})
+  %other = f32[5]{{0}} collective-permute(%x), channel_id=1, source_target_pairs={{{{0,1}},{{1,0}}}}
+  %next = u32[] add(%i, %one)
+  %copy = u32[] copy(%next)
+  %after = u32[] add(%rest, %copy)
+  ROOT %tuple = (f32[5], u32[]) tuple(%other, %after)
+}}
+
+%test (state: (f32[5], u32[])) -> pred[] {{
+  %state = (f32[5], u32[]) parameter(0)
+  %i = u32[] get-tuple-element(%state), index=1
+  %seven = u32[] constant(7)
+  ROOT %less = pred[] compare(%i, %seven), direction=LT
+}}
+
+ENTRY %main (given: (f32[5], u32[])) -> (f32[5], u32[]) {{
+  %given = (f32[5], u32[]) parameter(0)
+  ROOT %while = (f32[5], u32[]) while(%given), condition=%test, body=%body
+}}
+"""
+  (found,) = hlo.parse(text).collectives
+  assert found.times == rounds
+
+
 def test_a_copy_that_is_started_moves_its_own_bytes_once():
   text = """\
 HloModule m
@@ -190,6 +224,54 @@ ENTRY %main (x: f32[5]) -> f32[5] {{
   (found,) = hlo.parse(text).collectives
   assert (found.kind, found.bytes, found.devices) == ('all-reduce', 20, devices)
   assert found.sent == pytest.approx(20 * 2 * (devices - 1) / devices)
+
+
+@pytest.mark.parametrize(
+  'text, groups',
+  [
+    ("replica_groups=mesh['x'=2,'y'=3] {'x'}", [[0, 3], [1, 4], [2, 5]]),
+    ("replica_groups=mesh['x'=2,'y'=3] {'y'}", [[0, 1, 2], [3, 4, 5]]),
+    ("replica_groups=mesh['x'=6] {'x':(1)2}", [[0, 3], [1, 4], [2, 5]]),
+    ("replica_groups=mesh['x'=6] {'x':(3)2}", [[0, 1], [2, 3], [4, 5]]),
+    ("replica_groups=mesh['x'=2,'y'=3], device_ids=([3,2]T(1,0)) {'y'}", [[0, 2, 4], [1, 3, 5]]),
+    ('replica_groups=[2,3]<=[6]', [[0, 1, 2], [3, 4, 5]]),
+    ('replica_groups=[2,3]<=[3,2]T(1,0)', [[0, 2, 4], [1, 3, 5]]),
+    ('replica_groups={{0,4},{1,5}}, to_apply=%add', [[0, 4], [1, 5]]),
+    ('source_target_pairs={{0,1},{1,0}}', [[0, 1], [1, 0]]),
+    ('replica_groups={}, to_apply=%add', [[0, 1, 2, 3, 4, 5]]),
+  ],
+)
+def test_groups_of_devices(text, groups):
+  assert hlo.groups(text, 6).tolist() == groups
+
+
+def test_what_goes_from_slice_to_slice_is_told_apart():
+  """On CPUs by who exchanges; on TPUs by what is sent to the hosts of other slices."""
+  text = """\
+HloModule m, num_partitions=6
+
+ENTRY %main (x: f32[5]) -> f32[5] {
+  %x = f32[5]{0} parameter(0)
+  %inside = f32[5]{0} all-reduce(%x), channel_id=1, replica_groups=[2,3]<=[6], to_apply=%add
+  ROOT %across = f32[5]{0} all-reduce(%inside), channel_id=2, replica_groups=[3,2]<=[2,3]T(1,0), to_apply=%add
+}
+"""
+  crosses = {one.devices: one.crosses for one in hlo.parse(text, 3).collectives}
+  assert crosses == {3: False, 2: True}
+  assert not any(one.crosses for one in hlo.parse(text).collectives)
+  send = """\
+HloModule m, num_partitions=3
+
+ENTRY %main (x: f32[5]) -> token[] {
+  %x = f32[5]{0} parameter(0)
+  %after-all.1 = token[] after-all()
+  %send.1 = (f32[5]{0}, u32[]{:S(2)}, token[]) send(%x, %after-all.1), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2:4}x{0:2}",_xla_megascale_transfer_type="KIND"}
+  ROOT %send-done.1 = token[] send-done(%send.1), channel_id=1, is_host_transfer=true
+}
+"""
+  for kind, found in (('ALL_REDUCE', ('all-reduce', 20)), ('ALL_GATHER', ('all-gather', 80))):
+    (one,) = hlo.parse(send.replace('KIND', kind), 3).collectives
+    assert (one.kind, one.bytes) == found and (one.devices, one.crosses) == (4, True)
 
 
 def test_sizes_of_shapes():

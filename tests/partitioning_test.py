@@ -63,6 +63,41 @@ def test_a_mesh_that_does_not_fit_is_refused(shape):
     _mesh(*shape)
 
 
+class Device:
+  """A device that knows its slice, as far as a mesh looks at it."""
+
+  def __init__(self, id, slice_index):
+    self.id, self.slice_index = id, slice_index
+    self.platform, self.process_index, self.device_kind = 'cpu', slice_index, 'none'
+
+
+def _of_slices(count, each, **shape):
+  devices = [Device(i, i % count) for i in range(count * each)]  # not in the order of their slices
+  mesh = partitioning.make_mesh(partitioning.MeshShape(**shape), devices)
+  return np.vectorize(lambda device: device.slice_index)(mesh.devices)
+
+
+def test_only_data_goes_from_slice_to_slice():
+  slices = _of_slices(3, 4, data=6, model=2)
+  assert slices.shape == (6, 1, 2)
+  np.testing.assert_array_equal(slices[:, 0, 0], [0, 0, 1, 1, 2, 2])
+  np.testing.assert_array_equal(slices, np.broadcast_to(slices[:, :1, :1], slices.shape))
+  np.testing.assert_array_equal(_of_slices(3, 4, fsdp=4)[:, 0, 0], [0, 1, 2])
+  with pytest.raises(InputError, match='data=1 cannot be split over 3 slices: .*multiple of 3'):
+    _of_slices(3, 4, data=1, fsdp=12)
+  with pytest.raises(InputError, match='slices=2, but the devices lie in 3 slices'):
+    _of_slices(3, 4, slices=2)
+
+
+def test_devices_that_know_no_slice_are_cut_in_their_order():
+  mesh = partitioning.make_mesh(partitioning.MeshShape(fsdp=2, slices=2))
+  assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'model': 1}
+  assert set(mesh.devices[:2].flat) == set(jax.devices()[:4])
+  for slices in (0, 3):
+    with pytest.raises(InputError, match=f'slices={slices} does not divide 8 devices'):
+      partitioning.make_mesh(partitioning.MeshShape(slices=slices))
+
+
 def test_parameters_lie_as_their_axes_say():
   got = _specs(partitioning.parameter_shardings(_mesh(2, 2, 2), AXES, _shapes()))
   assert got == {

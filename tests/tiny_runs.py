@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import pathlib
 
@@ -32,7 +31,7 @@ def quick(root: pathlib.Path):
   """
   make_mesh = partitioning.make_mesh
   sized = lambda shape: make_mesh(
-    shape, jax.devices()[: abs(math.prod(dataclasses.astuple(shape)))]
+    shape, jax.devices()[: abs(shape.data * shape.fsdp * shape.model)]
   )
   options = {
     'jax_disable_most_optimizations': True,

@@ -19,7 +19,15 @@ def test_cpus_are_devices_of_this_process():
     topologies.topology('cpu:64')
 
 
-@pytest.mark.parametrize('name', ['v5e', 'v5e:8', 'v5e:2*4', 'v5x:2x2', 'cpu:0', 'cpu:two', ''])
+def test_slices_are_parts_of_a_machine():
+  found = topologies.topology('2*cpu:4')
+  assert (len(found.devices), found.slices) == (8, 2)
+  assert topologies.topology('cpu:4').slices == 1
+
+
+@pytest.mark.parametrize(
+  'name', ['v5e', '0*cpu:2', '*cpu:2', 'v5e:8', 'v5e:2*4', 'v5x:2x2', 'cpu:0', 'cpu:two', '']
+)
 def test_what_is_no_topology_is_told_with_examples(name):
   with pytest.raises(
     errors.InputError, match=f'{re.escape(repr(name))}; give a kind of chip.* v5e:2x4, '
@@ -37,6 +45,7 @@ def test_the_table_is_of_chips_in_the_units_it_says():
   for chip in topologies.CHIPS.values():
     assert 15 * 2**30 < chip.hbm < 96 * 2**30
     assert 100e12 < chip.flops < 1000e12 and 800e9 < chip.hbm_bandwidth < 2800e9
+    assert chip.dcn_bandwidth < chip.link_bandwidth / 7
     assert 200e9 <= chip.ports * chip.link_bandwidth <= 600e9
 
 
@@ -48,6 +57,16 @@ def test_a_device_is_a_chip(name, chips, monkeypatch):
   found = topologies.topology(name)
   assert len(found.devices) == chips
   assert found.chip == topologies.CHIPS[name.partition(':')[0]]
+
+
+@tpu
+def test_slices_of_a_tpu_know_themselves(monkeypatch):
+  for variable, value in topologies.QUIET.items():
+    monkeypatch.setenv(variable, value)
+  found = topologies.topology('2*v5e:2x2')
+  assert (len(found.devices), found.slices) == (8, 2)
+  mesh = partitioning.make_mesh(partitioning.MeshShape(fsdp=2), found.devices)
+  assert [device.slice_index for device in mesh.devices[:, 0, 0]] == [0, 0, 1, 1]
 
 
 @tpu
