@@ -65,8 +65,7 @@ def random_batch(sizes: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def our_step(model: step.Model, params, batch, trainable: str) -> Step:
-  """The library's own step with AdamW, on copies of these parameters."""
-  params = jax.tree.map(jnp.array, params)
+  """The library's own step with AdamW; it donates these parameters."""
   trained, frozen = step.split(params, [trainable])
   specs = nn.get_partition_spec(jax.eval_shape(model.init_params, jax.random.key(0)))
   axes = jax.tree.map(tuple, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
@@ -221,10 +220,11 @@ def measure(sizes: argparse.Namespace) -> dict[str, Any]:
   params = jax.jit(lambda key: nn.unbox(both.init_params(key)))(jax.random.key(0))
   downstream = {'downstream': params['downstream']}
   theirs = torch_model(config, params['downstream'])
+  copied = functools.partial(jax.tree.map, jnp.array)
   steps = {
     'torch': torch_step(theirs, batch),
-    'here': our_step(plain, downstream, batch, 'downstream'),
-    'hyper': our_step(both, params, batch, 'hypermodel'),
+    'here': our_step(plain, copied(downstream), batch, 'downstream'),
+    'hyper': our_step(both, copied(params), batch, 'hypermodel'),
   }
   difference = agreement(plain, downstream, theirs, batch)
   products = matmuls(sizes.matmul)

@@ -140,6 +140,13 @@ def test_bfloat16_attention_is_as_exact_as_bfloat16(cudnn_here, monkeypatch, ker
   assert max(bfloat16_errors(attention.KERNELS[kernel])) < 2**-7
 
 
+def test_cudnn_itself_is_as_exact_as_bfloat16():
+  """On a GPU: JAX_PLATFORMS=cuda."""
+  if lacking := attention.machine_lacks():
+    pytest.skip(f'no cuDNN attention here: {lacking}')
+  assert max(bfloat16_errors(attention.CuDnn, t=64, s=128, h=64)) < 2**-6
+
+
 # -- Which kernel ----------------------------------------------------------------------------------
 
 

@@ -68,6 +68,38 @@ def test_train_step_counts_what_the_shapes_say(train_step):
   assert train_step['step_gflop'] * 1e9 == pytest.approx(flops)
 
 
+# -- A training step on a GPU ---------------------------------------------------------------------
+
+
+def test_gpu_step_runs_the_same_model_on_both_sides_of_any_machine(tmp_path):
+  pytest.importorskip('torch')
+  pytest.importorskip('transformers')
+  output = tmp_path / 'found.json'
+  sizes = ('--tiny', '--vocab=211', '--turns=1', '--steps=2', '--matmul=64', '--compile=0')
+  done = subprocess.run(
+    [sys.executable, str(ROOT / 'benchmarks/gpu_step.py'), *sizes, f'--output={output}'],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+  assert done.returncode == 0, done.stderr
+  assert '| tiny | 3 | hyperjax | ' in done.stdout and 'attention: XLA (cpu)' in done.stdout
+  found = json.loads(output.read_text())
+  ours, theirs = found['losses']['here'], found['losses']['torch']
+  assert ours == pytest.approx(theirs, rel=1e-5) and ours[0] > ours[1] > ours[2]
+  (row,) = found['rows']
+  here = row['here']
+  assert here['tokens_per_second'] == pytest.approx(row['tokens'] / here['seconds'])
+  share = row['gflop'] / here['seconds'] / row['matmul_gflops']
+  assert here['share_of_matmul_rate'] == pytest.approx(share)
+  # tiny: 2 and 2 layers, n h = 4 x 32; contexts 14, inputs 12, targets 8, a prefix of 16 in each.
+  pairs = 14 * 14 + 32 * (32 + 14) + 12 * (12 + 16) + 8 * (8 + 16 + 12)
+  attended = 12 * 2 * 3 * 128 * pairs
+  model = row['measured']['here'][0]['model_gflop']
+  assert model * 1e9 == pytest.approx(row['gflop'] * 1e9 - attended, rel=1e-9)
+
+
 def test_load_checkpoint_loads_what_it_wrote_in_every_layout():
   line = line_of('load_checkpoint.py', size='tiny', vocab=212, dtypes='bfloat16')
   assert [each['kind'] for each in line['written']] == ['t5x', 'orbax', 'huggingface']

@@ -41,6 +41,7 @@ def test_a_run_is_compiled_without_its_files_and_its_numbers_are_saved(tmp_path)
   assert report['fits'] is None and report['mesh'] == {'data': 1, 'fsdp': 4, 'model': 1}
   assert (report['dtype'], report['remat'], report['batch_size']) == ('float32', None, 8)
   assert f'{report["parameters"]["trained"]:,} trained' in done.stdout
+  assert report['attention'] == 'attention: XLA (cpu)' and report['attention'] in done.stdout
   assert report['memory']['peak'] > report['memory']['trained'] > 0
   assert report['work']['collectives']['all-gather']['count'] > 0
   assert report['leaves'][0]['bytes'] >= report['leaves'][-1]['bytes'] > 0

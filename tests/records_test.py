@@ -30,6 +30,11 @@ def test_a_model_comes_back_from_json(model):
   assert records.from_json(json.loads(text)) == model
 
 
+def test_what_is_of_a_machine_is_not_recorded():
+  here = dataclasses.replace(SMALL, attention='blocks')
+  assert here != SMALL and records.to_json(t5.T5(here)) == records.to_json(t5.T5(SMALL))
+
+
 def test_numbers_of_numpy_are_numbers():
   assert records.to_json({'a': (np.int64(3), np.float32(0.5))}) == {'a': [3, 0.5]}
 

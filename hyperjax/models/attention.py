@@ -136,7 +136,8 @@ class CuDnn:
     masks = [mask, None if front is None else front.mask]
     if bias is None and not any(each is not None for each in masks):
       return cls()
-    # In float32 until it is whole, so that the bias's gradient is summed over rows in float32.
+    # In float32 until it is whole: the gradient of the bias is summed over layers in the dtype of
+    # the queries, but over rows in float32.
     low = _LOWEST[jnp.dtype(site.dtype)]
     added = jnp.zeros((1, 1, site.queries, site.own)) if bias is None else bias[None]
     if mask is not None:
@@ -158,8 +159,8 @@ class CuDnn:
     wide = lambda x: _repeated(x, query.shape[0]).astype(query.dtype)
     key, value = wide(own.key), wide(own.value)
     if prefix is not None and prefix.gate is None:
-      key = jnp.concatenate([wide(prefix.key), key], axis=1)
-      value = jnp.concatenate([wide(prefix.value), value], axis=1)
+      key = _placed(jnp.concatenate([wide(prefix.key), key], axis=1))
+      value = _placed(jnp.concatenate([wide(prefix.value), value], axis=1))
     y = jax.nn.dot_product_attention(
       query, key, value, self.bias, scale=1.0, implementation='cudnn'
     )
@@ -250,6 +251,11 @@ def _joined(x: jax.Array, axis: int) -> jax.Array:
   """The inverse of `_cut`."""
   x = jnp.moveaxis(x, 0, axis)
   return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _placed(x: jax.Array) -> jax.Array:
+  """b s k h as queries are split over a mesh, which cuDNN's calls ask for."""
+  return nn.with_logical_constraint(x, ('batch', 'length', 'heads', 'kv'))
 
 
 def _repeated(x: jax.Array, rows: int) -> jax.Array:

@@ -275,11 +275,14 @@ class Stack(nn.Module):
     bias = None
     if cfg.positions is not None:
       bias = self.relpos_bias(index + jnp.arange(x.shape[1]), positions)
-    kernel = self.kernel('self-attention', x, positions.shape[0], mask, bias, phi, cache)
+    of = lambda site: peft.attribute(phi, site, 'prefix')
+    columns = positions.shape[0], mask, bias, of('attention')
+    kernel = self.kernel('self-attention', x, cache, *columns)
     states, memory_kernel = None, None
     if memory is not None:
       states, seen = memory.states, _memory_mask(memory, mask, x.shape[0])
-      memory_kernel = self.kernel('cross-attention', x, seen.shape[-1], seen, None, phi, cache)
+      columns = seen.shape[-1], seen, None, of('cross_attention')
+      memory_kernel = self.kernel('cross-attention', x, cache, *columns)
     x = layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,))
     shared = (kernel, states, memory_kernel, index, keep)
     if cache is None:
@@ -290,17 +293,16 @@ class Stack(nn.Module):
     x = getattr(self, f'{self.kind}_norm')(x)
     return layers.dropout(self, x, cfg.dropout_rate, broadcast=(-2,)), cache, own
 
-  def kernel(self, name: str, x, columns: int, mask, bias, phi, cache) -> attention.Kernel:
+  def kernel(self, name: str, x, cache, own: int, mask, bias, prefix) -> attention.Kernel:
     """What computes the self-attention or the cross-attention of all layers."""
     cfg = self.config
-    prefix = peft.attribute(phi, name.replace('self-', '').replace('-', '_'), 'prefix')
     joined = prefix is not None and prefix.gate is None
     site = attention.Site(
       name=name,
       dtype=cfg.dtype,
       rows=x.shape[0],
       queries=x.shape[1],
-      own=columns,
+      own=own,
       prefix=prefix.key.shape[2] if joined else 0,
       head_dim=cfg.head_dim,
       cached=cache is not None,
