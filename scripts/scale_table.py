@@ -67,7 +67,7 @@ FSDP = {  # over how many chips parameters are split, where there are as many, b
   'base': {2: 8, 3: 4},
   'large': {2: 8, 3: 4},
   'xl': {2: 32, 3: 16},
-  'xxl': {2: 64, 3: 16},
+  'xxl': {2: 32, 3: 16},
 }
 
 
@@ -75,7 +75,7 @@ def row(head: str, size: str, kind: str, chips: int, remat: str = 'full') -> Row
   """The row with the mesh that suits it.
 
   It has no more parts than the batch has rows. Parameters lie inside a slice, and never along all
-  three sides of one: XLA would gather them by all-reduce.
+  three sides of one, where XLA gathers them by all-reduce.
   """
   largest = max(SIDES[kind])
   slices = max(1, chips // largest)
