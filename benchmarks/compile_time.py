@@ -92,13 +92,13 @@ def stepper(layers: int) -> Callable[[int], float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """Everything that the JSON line says."""
   jax.config.update('jax_enable_compilation_cache', False)
-  few, many = options.layers
+  few, many = options.few, options.many
   compiled = {layers: [] for layers in (few, many)}  # in turn, so that a busy machine slows both
   for _ in range(options.turns):
     for layers, times in compiled.items():
-      times.append(compile_seconds(layers, options.rows[0]))
+      times.append(compile_seconds(layers, options.rows))
   run = stepper(few)
-  sizes = [options.rows[0] * 2**i for i in range(options.rows[1])]
+  sizes = [options.rows * 2**i for i in range(options.sizes)]
   steps = {rows: [] for rows in sizes}
   for turn in range(options.turns * 3 + 1):  # the first compiles, and is not counted
     for rows, times in steps.items():
@@ -118,10 +118,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--layers', type=int, nargs=2, default=[2, 24])
-  parser.add_argument(
-    '--rows', type=int, nargs=2, default=[4, 4], help='the fewest; how many sizes'
-  )
+  parser.add_argument('--few', type=int, default=2, help='layers of a stack')
+  parser.add_argument('--many', type=int, default=24, help='layers of a stack')
+  parser.add_argument('--rows', type=int, default=4, help='of the smallest batch')
+  parser.add_argument('--sizes', type=int, default=4, help='of batches, each twice the one before')
   parser.add_argument('--turns', type=int, default=3)
   print(json.dumps(measure(parser.parse_args(arguments))))
 
