@@ -65,6 +65,20 @@ def test_a_plan_for_a_tpu_lacks_the_code(monkeypatch):
   assert 0 < program.peak - plan.peak < 2**20 and plan.temporaries > 0
 
 
+def test_a_program_that_leaves_no_plan_behind_tells_itself():
+  class Cached:
+    """A program out of JAX's cache."""
+
+    def __init__(self, lowered):
+      self.lowered = lowered
+
+    def compile(self, compiler_options=None):
+      return self.lowered.compile()
+
+  cached = Cached(lowered(jax.devices()))
+  assert told(schedules.planned(cached)) == told(schedules.compiled(cached))
+
+
 def test_an_error_of_the_compiler_is_raised():
   class Failing:
     def compile(self, compiler_options):
