@@ -54,9 +54,11 @@ _LAST = 'after_optimizations_after_buffer_assignment.txt'  # begun when the plan
 class _Thread(threading.Thread):
   """A thread that ends with the process, and keeps its result or its error."""
 
-  def __init__(self, work: Callable[[], Any]):
+  def __init__(self, work: Callable[[], Any]) -> None:
     super().__init__(daemon=True, name='hyperjax-compile')
-    self._work, self.result, self.error = work, None, None
+    self._work = work
+    self.result: Any = None
+    self.error: Exception | None = None
 
   def run(self) -> None:
     try:
