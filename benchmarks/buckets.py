@@ -93,7 +93,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     data_dir=options.data,
     buckets=buckets,
   )
-  found = {size: padding(make(size, BUCKETS), options.batches) for size in options.batch_sizes}
+  found = {
+    size: padding(make(size, BUCKETS), options.batches)
+    for size in map(int, options.batch_sizes.split(','))
+  }
   config = t5.preset(options.size, vocab_size=-(-words.size // 8) * 8)
   runs = {name: stepper(config) for name in ('with', 'without')}
   given = {}
@@ -128,9 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--vocabulary', required=True, help='a sentencepiece file')
   parser.add_argument('--mixture', default='sni')
   parser.add_argument('--size', default='tiny', help='a T5 1.1 preset')
-  parser.add_argument('--batch-sizes', type=int, nargs='+', default=[8, 32, 256])
+  parser.add_argument('--batch_sizes', default='8,32,256', help='whose padding is counted')
   parser.add_argument('--batches', type=int, default=40)
-  parser.add_argument('--step-batch', type=int, default=8)
+  parser.add_argument('--step_batch', type=int, default=8)
   parser.add_argument('--steps', type=int, default=6)
   parser.add_argument('--alternations', type=int, default=3)
   print(json.dumps(measure(parser.parse_args(arguments))))

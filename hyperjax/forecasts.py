@@ -384,8 +384,9 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
   reduced = moved.pop('all-reduce', 0)
   if report['mesh']['fsdp'] > 1 and reduced > LARGE and reduced > 2 * sum(moved.values()):
     result.append(
-      'XLA gathers parameters by all-reduce, which sends twice as much as all-gather: '
-      f'try partitioning.MeshShape.fsdp below {report["mesh"]["fsdp"]}, and more of .data'
+      'XLA gathers parameters by all-reduce, which sends twice as much as all-gather, as where '
+      f'fsdp spans all sides of a slice: try partitioning.MeshShape.fsdp below '
+      f'{report["mesh"]["fsdp"]}, and more of .data'
     )
   return result
 

@@ -145,9 +145,28 @@ def parameter_shardings(mesh: Mesh, axes: Any, shapes: Any, rules: Rules = STAND
     where = _path_name(path)
     _check_leaf(mesh, where, names, leaf.shape, rules)
     single = [None if n == 'contexts' and d == 1 else n for n, d in zip(names, leaf.shape)]
-    return NamedSharding(mesh, spec(single, rules))
+    return NamedSharding(mesh, _inward(mesh, single, leaf.shape, spec(single, rules)))
 
   return jax.tree_util.tree_map_with_path(one, axes, shapes, is_leaf=_is_axes)
+
+
+WIDE = ('mlp', 'joined_kv')
+
+
+def _inward(
+  mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], axes: PartitionSpec
+) -> PartitionSpec:
+  """The same, but for kernels [wide, embed], which fsdp splits by rows if it divides these.
+
+  By columns, a TPU sums their gradients by all-reduce, which sends twice as much as the
+  reduce-scatter that it uses along an axis before the last one.
+  """
+  if len(names) < 2 or names[-2] not in WIDE or names[-1] != 'embed' or axes[-1] is None:
+    return axes
+  moved = (*_names(axes[-2]), *_names(axes[-1]))
+  if shape[-2] % math.prod(mesh.shape[axis] for axis in moved):
+    return axes
+  return PartitionSpec(*axes[:-2], moved if len(moved) > 1 else moved[0], None)
 
 
 def state_shardings(mesh: Mesh, state: Any, parameters: Any, shardings: Any) -> Any:

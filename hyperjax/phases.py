@@ -6,7 +6,7 @@ import time
 class Phases:
   """Seconds by phase, in order; each lasts from the end of the one before."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.seconds: dict[str, float] = {}
     self._last = time.monotonic()
 

@@ -9,11 +9,8 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
-
-import jax
-
-from hyperjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,60 +25,60 @@ class Compiled:
 
 def compiled(lowered: Any) -> Compiled:
   """Compiles a program to its end."""
-  made = lowered.compile()
-  stats = made.memory_analysis()
-  added = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
-  peak = stats.argument_size_in_bytes + added + temporaries
-  return Compiled(made.as_text(), added, temporaries, peak)
+  return _told(lowered.compile())
 
 
 def planned(lowered: Any) -> Compiled:
   """Compiles a program until its plan is there; a thread goes on, which nobody waits for.
 
-  A process that leaves while that thread works does so by `os._exit`. Where the compiler leaves no
-  plan behind (CPUs leave one of another kind), the program is compiled to its end.
+  A process that leaves while that thread works does so by `os._exit`. Where the compiler ends
+  without leaving a plan behind, as for a program out of JAX's cache, the program itself tells.
   """
-  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    folder = pathlib.Path(name)
+    options = {'xla_dump_to': name, 'xla_dump_hlo_as_text': True}
     thread = _Thread(lambda: lowered.compile(compiler_options=options))
     thread.start()
-    while thread.is_alive():
-      if any(pathlib.Path(folder).glob(f'*.{_LAST}')):
-        return _read(pathlib.Path(folder))
+    while thread.is_alive() and not any(folder.glob(f'*.{_LAST}')):
       time.sleep(0.05)
-    thread.join()
     if thread.error is not None:
       raise thread.error
-    return _read(pathlib.Path(folder))
+    plans = sorted(folder.glob(f'*{_BUFFERS}'), key=lambda path: path.stat().st_size)
+    return _read(plans[-1]) if plans else _told(thread.result)
 
 
+_BUFFERS = '-buffer-assignment.txt'
 _LAST = 'after_optimizations_after_buffer_assignment.txt'  # begun when the plan is written
 
 
 class _Thread(threading.Thread):
-  """A thread that ends with the process, and keeps its error."""
+  """A thread that ends with the process, and keeps its result or its error."""
 
-  def __init__(self, work):
+  def __init__(self, work: Callable[[], Any]) -> None:
     super().__init__(daemon=True, name='hyperjax-compile')
-    self._work, self.error = work, None
+    self._work = work
+    self.result: Any = None
+    self.error: Exception | None = None
 
   def run(self) -> None:
     try:
-      self._work()
+      self.result = self._work()
     except Exception as error:  # told by the one who waits
       self.error = error
 
 
-def _read(folder: pathlib.Path) -> Compiled:
-  """The plan of the largest program in a folder of XLA's dumps."""
-  texts = sorted(folder.glob('*after_optimizations.txt'), key=lambda path: path.stat().st_size)
-  if not texts:
-    raise InputError(f'XLA left no plan behind with jax {jax.__version__}: compile to the end')
-  text = texts[-1]
-  buffers = text.with_name(text.name.removesuffix('.txt') + '-buffer-assignment.txt').read_text()
-  given, results, temporaries = allocated(buffers)
-  return Compiled(text.read_text(), results, temporaries, given + results + temporaries)
+def _told(program: Any) -> Compiled:
+  stats = program.memory_analysis()
+  added = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  peak = stats.argument_size_in_bytes + added + temporaries
+  return Compiled(program.as_text(), added, temporaries, peak)
+
+
+def _read(buffers: pathlib.Path) -> Compiled:
+  text = buffers.with_name(buffers.name.removesuffix(_BUFFERS) + '.txt').read_text()
+  given, results, temporaries = allocated(buffers.read_text())
+  return Compiled(text, results, temporaries, given + results + temporaries)
 
 
 def allocated(buffers: str) -> tuple[int, int, int]:

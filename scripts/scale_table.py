@@ -67,7 +67,7 @@ FSDP = {  # over how many chips parameters are split, where there are as many, b
   'base': {2: 8, 3: 4},
   'large': {2: 8, 3: 4},
   'xl': {2: 32, 3: 16},
-  'xxl': {2: 64, 3: 16},
+  'xxl': {2: 32, 3: 16},
 }
 
 
@@ -75,7 +75,7 @@ def row(head: str, size: str, kind: str, chips: int, remat: str = 'full') -> Row
   """The row with the mesh that suits it.
 
   It has no more parts than the batch has rows. Parameters lie inside a slice, and never along all
-  three sides of one: XLA would gather them by all-reduce.
+  three sides of one, where XLA gathers them by all-reduce.
   """
   largest = max(SIDES[kind])
   slices = max(1, chips // largest)
@@ -101,6 +101,8 @@ def rows() -> Sequence[Row]:
       'base': ('v5e',),
     }.items():
       found += [row('prefix', size, kind, chips) for kind in kinds]
+  for size, topology, mesh in (('xl', 'v5e:16x16', (2, 32, 4)), ('xxl', 'v5p:4x8x8', (4, 16, 4))):
+    found.append(Row('prefix', size, topology, mesh))  # where the model axis begins to pay
   found += [row('lora', size, 'v5e', chips) for size in FSDP for chips in (8, 32, 256)]
   return list(dict.fromkeys(found))
 
@@ -159,25 +161,47 @@ def ordered(made: dict[Row, dict[str, Any]]) -> list[tuple[Row, dict[str, Any]]]
   return sorted(made.items(), key=lambda pair: (*key(pair[0]), pair[1]['chips']))
 
 
-def slope(made: dict[Row, dict[str, Any]]) -> Iterator[list[str]]:
-  """For each model and kind of chip: the cost of a step, against that on its fewest chips."""
-  lines: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+def costs(made: dict[Row, dict[str, Any]]) -> Iterator[tuple[Row, int, float]]:
+  """Row, chips, and the chip seconds of a step, of rows that fit."""
   for one, report in ordered(made):
     if report['fits'] and report['estimate']:
-      kind = one.topology.split(':')[0]
-      cost = report['estimate']['step'] * report['chips']
-      lines.setdefault((one.head, one.size, kind), []).append((report['chips'], cost))
-  for key, costs in lines.items():
-    if len(costs) > 1:
-      first = costs[0][1]
-      yield [*key, ', '.join(f'{chips}: {cost:.0f} ({cost / first:.2f}x)' for chips, cost in costs)]
+      yield one, report['chips'], report['estimate']['step'] * report['chips']
+
+
+def by_chips(made: dict[Row, dict[str, Any]]) -> Iterator[list[str]]:
+  """For each model and kind of chip: the cost of a step, against that on its fewest chips."""
+  lines: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+  for one, chips, cost in costs(made):
+    where = str(chips) if one.mesh[2] == 1 else f'{chips} (model {one.mesh[2]})'
+    lines.setdefault((one.head, one.size, one.topology.split(':')[0]), []).append((where, cost))
+  for key, pairs in lines.items():
+    if len(pairs) > 1:
+      first = pairs[0][1]
+      yield [*key, ', '.join(f'{where}: {cost:.0f} ({cost / first:.2f}x)' for where, cost in pairs)]
+
+
+def by_size(made: dict[Row, dict[str, Any]]) -> Iterator[list[str]]:
+  """For each machine: the cost of a step by size, and of that for a billion parameters."""
+  lines: dict[tuple[str, ...], list[str]] = {}
+  for one, chips, cost in costs(made):
+    if (one.mesh[2] > 1) != (chips > BATCH):
+      continue
+    billions = sum(made[one]['parameters'].values()) / 1e9
+    told = f'{one.size}: {cost:.0f} ({cost / billions:.1f})'
+    lines.setdefault((one.head, one.topology.split(':')[0], str(chips)), []).append(told)
+  for key, each in lines.items():
+    if len(each) > 1:
+      yield [*key, ', '.join(each)]
 
 
 def text(made: dict[Row, dict[str, Any]]) -> str:
-  """Both tables."""
-  whole = table(HEAD, (cells(*pair) for pair in ordered(made)))
-  costs = table(('phi', 'model', 'chip', 'chips: chip seconds of a step'), slope(made))
-  return f'{whole}\n\n{costs}'
+  """All tables."""
+  tables = (
+    table(HEAD, (cells(*pair) for pair in ordered(made))),
+    table(('phi', 'model', 'chip', 'chips: chip seconds of a step'), by_chips(made)),
+    table(('phi', 'chip', 'chips', 'model: chip seconds (of a billion parameters)'), by_size(made)),
+  )
+  return '\n\n'.join(tables)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny_data
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -144,3 +145,29 @@ def test_data_counts_episodes_of_batches_that_are_equal():
   live, stored = found['times']['live'], found['times']['stored']
   ratio = (live[0] / stored[0] + live[1] / stored[1]) / 2
   assert found['stored_over_live'] == pytest.approx(ratio)
+
+
+# -- What grows -----------------------------------------------------------------------------------
+
+
+def test_compile_time_divides_what_it_says():
+  line = line_of('compile_time.py', few=1, many=2, rows=1, sizes=2, turns=1)
+  many, few = (line['compile_seconds'][layers] for layers in ('2', '1'))
+  assert line['compile_ratio'] == pytest.approx(many / few)
+  assert line['step_seconds'].keys() == {'1', '2'} and line['rows_ratio'].keys() == {'2 over 1'}
+
+
+# -- Buckets --------------------------------------------------------------------------------------
+
+
+def test_buckets_leave_out_what_they_say(tmp_path):
+  tiny_data.repository(tmp_path / 'sni')
+  words = tiny_data.vocabulary(tmp_path)
+  given = {'data': tmp_path, 'vocabulary': words.path, 'mixture': 'sni_def_2pos', 'size': 'tiny'}
+  small = {'batch_sizes': 4, 'batches': 2, 'step_batch': 1, 'steps': 1, 'alternations': 1}
+  line = line_of('buckets.py', **given, **small)
+  found = line['by_batch_size']['4']
+  assert found['batches_by_lengths'] == {'512x128x32': 2}  # all episodes are short
+  assert found['places_saved'] == pytest.approx(1 - (512 + 128 + 32) / (1024 + 384 + 128))
+  filled = [(1 - found['padding'][name]) for name in ('with', 'without')]
+  assert filled[1] == pytest.approx(filled[0] * (1 - found['places_saved']))

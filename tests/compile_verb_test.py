@@ -47,6 +47,16 @@ def test_a_run_is_compiled_without_its_files_and_its_numbers_are_saved(tmp_path)
   assert report['leaves'][0]['bytes'] >= report['leaves'][-1]['bytes'] > 0
 
 
+def test_a_plan_is_told_and_saved_before_the_compiler_ends(tmp_path):
+  output = tmp_path / 'forecast.json'
+  done = verb('--topology=2*cpu:2', '--until=plan', f'--output={output}', *SMALL)
+  assert (done.returncode, done.stderr) == (0, '')
+  report = json.loads(output.read_text())
+  assert report['until'] == 'plan' and report['memory']['peak'] > 0
+  assert report['mesh']['data'] == 4 and report['work']['between_slices']['all-reduce']['sent'] > 0
+  assert done.stdout.count('\n') > 10 and 'between slices:' in done.stdout
+
+
 def test_the_command_of_a_training_run_compiles_it_too():
   given = ("--gin.MODEL_DIR='runs/a'", "--gin.VOCABULARY='v'", "--gin.DATA_DIR='d'")
   done = verb('--topology=cpu:2', '--what=predict', *SMALL, *given, '--gin.MAX=3')
@@ -61,6 +71,7 @@ def test_the_command_of_a_training_run_compiles_it_too():
   [
     ((), '--topology is missing: v5e:2x4, '),
     (('--topology=v9:2',), "--topology is 'v9:2'; give a kind of chip, "),
+    (('--topology=cpu:2', '--until=run'), "--until is 'run'; give one of code, plan"),
     (('--topology=cpu:2', '--what=guess'), "--what is 'guess'; give one of train, "),
     (('--topology=cpu:2', '--gin.BATCH_SIZE=7'), 'batch of size 7 cannot be split over data=2'),
   ],

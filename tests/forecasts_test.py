@@ -29,13 +29,15 @@ MESH = partitioning.MeshShape(2, 2, 2)
 P = 4
 
 
-def program_of(trainable=('hypermodel',), accumulate=1, **changes) -> program.Program:
-  """HyperT5-Prefix on a tiny frozen model, both with these changes."""
+def program_of(
+  trainable=('hypermodel',), accumulate=1, method=peft.PrefixTuning(P), **changes
+) -> program.Program:
+  """HyperT5 on a tiny frozen model, both with these changes."""
   down, trunk = (
     t5.T5Config(**(vars(config) | changes))
     for config in (tiny_models.DOWNSTREAM, tiny_models.TRUNK)
   )
-  model = step.Model(t5.T5(down), hypert5.HyperT5(trunk, down, peft.PrefixTuning(P)))
+  model = step.Model(t5.T5(down), hypert5.HyperT5(trunk, down, method))
   objective, optimizer = objectives.CrossEntropy(), optim.AdamW()
   return program.Program(model, trainable, 100, objective, optimizer, 0, accumulate, None)
 
@@ -99,6 +101,16 @@ def test_the_step_that_is_compiled_is_the_one_that_the_trainer_runs(tmp_path, tm
   assert caught['bytes'].items() <= report['memory'].items()
 
 
+@pytest.mark.parametrize('method', [peft.PrefixTuning(P), peft.LoRA(2)])
+def test_a_program_does_not_grow_with_depth(method):
+  def lines(layers: int) -> int:
+    depth = {'num_encoder_layers': layers, 'num_decoder_layers': layers}
+    run = run_of(partitioning.MeshShape(1), 1, method=method, **depth, remat='full')
+    return run.train().traced.lower().as_text().count('\n')
+
+  assert lines(2) == lines(24) > 1000
+
+
 # -- What it tells ---------------------------------------------------------------------------------
 
 
@@ -119,6 +131,10 @@ def test_memory_is_of_one_device_and_parameters_are_counted_whole(trained):
   assert 4 * size('hypermodel') / 4 < memory['trained'] < 4 * size('hypermodel')
   # Adam: two moments that lie like the parameters, and two counts of steps.
   assert memory['optimizer'] == 2 * memory['trained'] + 2 * 4
+  half = forecasts.forecast(
+    program_of(dtype='bfloat16'), SIZES, MESH, topologies.topology('cpu:8'), 'evaluate'
+  )
+  assert memory['frozen'] == 2 * half['memory']['frozen']  # two bytes a parameter
   rows = 16 * (9 + 5 + 5 + 5) + 8 * (22 + 1)
   assert memory['batch'] == 4 * (rows - 8) // 4  # task ids are not read
   parts = ('step', 'trained', 'optimizer', 'frozen', 'batch', 'results', 'temporaries')
@@ -269,6 +285,43 @@ def test_a_chip_holds_what_a_cpu_device_holds(topology, trained, quiet):
   assert {'all-gather', 'all-reduce'} <= found['work']['collectives'].keys()
   parts = (found['estimate'][name] for name in ('compute', 'hbm', 'interconnect'))
   assert found['estimate']['step'] == pytest.approx(math.fsum(parts))
+
+
+# Bytes of a chip, and the kinds of exchanges inside a slice and between slices, of HyperT5-Prefix in
+# bfloat16 with full remat: what our rules for meshes and axes come to. Permutes: rows of phi, for
+# its metrics.
+BETWEEN = {'all-reduce', 'collective-permute'}
+GOLDEN = {
+  'v5e:2x2': ((1, 2, 2), (12352, 24712, 5676, 1120), BETWEEN | {'all-gather', 'all-to-all'}, set()),
+  'v4:2x2x1': (
+    (2, 2, 1),
+    (23872, 47752, 11202, 560),
+    BETWEEN | {'all-gather', 'reduce-scatter'},
+    set(),
+  ),
+  'v5p:2x2x1': ((2, 1, 2), (24448, 48904, 11096, 1120), BETWEEN | {'all-gather'}, set()),
+  'v6e:2x2': ((4, 1, 1), (47232, 94472, 21892, 560), BETWEEN, set()),
+  '2*v5e:2x2': (
+    (4, 2, 1),
+    (23872, 47752, 11202, 280),
+    BETWEEN | {'all-gather', 'reduce-scatter'},
+    BETWEEN,
+  ),
+}
+
+
+@tpu
+@pytest.mark.parametrize('topology', GOLDEN)
+def test_small_topologies_are_as_they_were(topology, quiet):
+  mesh, sizes, kinds, between = GOLDEN[topology]
+  own = program_of(remat='full', dtype='bfloat16')
+  machine, shape = topologies.topology(topology), partitioning.MeshShape(*mesh)
+  found = forecasts.forecast(own, SIZES, shape, machine, until='plan')
+  parts = ('trained', 'optimizer', 'frozen', 'batch')
+  assert tuple(found['memory'][part] for part in parts) == sizes
+  assert found['fits'] is True and found['work']['flops'] == 16256768
+  assert found['work']['collectives'].keys() == kinds
+  assert found['work']['between_slices'].keys() == between
 
 
 @tpu

@@ -8,7 +8,7 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
-from hyperjax import logs
+from hyperjax import logs, phases
 
 METRICS = {'loss': 2.5, 'accuracy': 0.1, 'weight': 30.0, 'learning_rate': 1e-3}
 
@@ -43,6 +43,19 @@ def at(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(logs.time, 'monotonic', lambda: now[0])
   return lambda seconds: now.__setitem__(0, 100.0 + seconds)
+
+
+def test_a_start_is_told_by_its_phases(tmp_path, at, capsys):
+  start = phases.Phases()
+  for second, name in ((2.0, 'imports'), (5.5, 'weights'), (6.0, 'imports'), (6.25, 'first step')):
+    at(second)
+    start.ended(name)
+  log = logs.open_log(str(tmp_path), 0, 60, batch_size=8)
+  log.started(1, start)
+  log.close()
+  said = 'start-up, in seconds: imports 2.5, weights 3.5, first step 0.2; 6.2 in all'
+  assert said in capsys.readouterr().out
+  assert scalars(tmp_path / 'train')['timing/start_up/first_step_seconds', 1] == 0.25
 
 
 def test_rates_are_t5x_s_and_leave_compilation_and_evaluation_out(tmp_path, at, capsys):

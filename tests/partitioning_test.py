@@ -108,6 +108,22 @@ def test_parameters_lie_as_their_axes_say():
   }
 
 
+@pytest.mark.parametrize(
+  'axes, shape, wanted',
+  [
+    (('layers', 'mlp', 'embed'), (3, 12, 8), P(None, ('model', 'fsdp'), None)),
+    (('joined_kv', 'embed'), (8, 6), P(('model', 'fsdp'), None)),
+    (('layers', 'mlp', 'embed'), (3, 6, 8), P(None, 'model', 'fsdp')),  # 6 rows in 4 parts
+    (('layers', 'embed', 'mlp'), (3, 8, 12), P(None, 'fsdp', 'model')),
+    (('vocab', 'embed'), (12, 8), P('model', 'fsdp')),
+  ],
+)
+def test_kernels_from_wide_to_embed_are_split_by_rows_where_these_divide(axes, shape, wanted):
+  leaf = {'kernel': jax.ShapeDtypeStruct(shape, jnp.float32)}
+  got = partitioning.parameter_shardings(_mesh(2, 2, 2), {'kernel': axes}, leaf)
+  assert got['kernel'].spec == wanted
+
+
 def test_many_contexts_of_a_parameter_are_split_over_rows():
   shapes = _shapes(phi=(3, 4, 7, 2, 4))
   got = partitioning.parameter_shardings(_mesh(2, 2, 2), AXES, shapes)
@@ -260,6 +276,7 @@ _PROCESS = """
   single = {'hyper': whole['hyper'][:1], 'rows': whole['rows']}
   pair = {'hyper': whole['hyper'][:2], 'rows': whole['rows'][:4]}
   cases = [(whole, (4, 1, 1)), (whole, (1, 2, 2)), (whole, (1, 1, 4))]
+  cases += [(whole, (4, 1, 1, 2)), (whole, (2, 2, 1, 2))]  # a process is a slice
   for batch, shape in [*cases, (single, (2, 1, 2)), (pair, (2, 1, 2))]:
     contexts = len(batch['hyper'])
     mesh = partitioning.make_mesh(partitioning.MeshShape(*shape))

@@ -10,6 +10,7 @@ import optax
 import pytest
 import tiny_models as tiny
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from hyperjax import objectives, partitioning, peft, step
 from hyperjax.errors import InputError
@@ -237,6 +238,31 @@ def test_sharded_equals_unsharded():
   tiny.close(jax.tree.map(lambda x, y: x - y, before, after), expected)
   for name in ('loss', 'accuracy', 'z_loss', 'weight', 'grad_norm'):
     np.testing.assert_allclose(sharded[name], metrics[name], rtol=1e-4)
+
+
+def test_kernels_that_are_split_by_rows_have_the_gradients_of_whole_ones():
+  """As above, in sizes that let the mesh split every kernel [wide, embed] by its rows."""
+  even = lambda config: dataclasses.replace(config, mlp_dim=20, num_heads=2, head_dim=6)
+  down, trunk = even(tiny.DOWNSTREAM), even(tiny.TRUNK)
+  model = step.Model(t5.T5(down), hypert5.HyperT5(trunk, down, peft.PrefixTuning(3)))
+  batch, both = unequal_batch(), ['hypermodel', 'downstream']
+  expected, metrics = gradients_of(model, both, batch, objective=OBJECTIVE)
+  mesh = tiny.mesh()
+  over = tiny.shardings(mesh, model)
+  for part in (over['downstream'], over['hypermodel']['t5']):
+    for stack, name in (('encoder', 'attention'), ('decoder', 'self_attention')):
+      layer = part[stack]['layers']
+      for kernel in (layer['mlp']['wo']['kernel'], layer[name]['out']['kernel']):
+        assert kernel.spec == PartitionSpec(None, ('model', 'fsdp'), None)
+  own, frozen = step.split(jax.device_put(params_of(model), over), both)
+  before = jax.device_get(own)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.rules()):
+    state = step.TrainState(jnp.int32(0), own, SGD.init(own))
+    on_mesh = partitioning.put_batch(mesh, jax.device_get(batch))
+    state, sharded = compiled(model, objective=OBJECTIVE)(state, frozen, on_mesh)
+  after = jax.device_get(state.trainable)
+  tiny.close(jax.tree.map(lambda x, y: x - y, before, after), expected)
+  np.testing.assert_allclose(sharded['grad_norm'], metrics['grad_norm'], rtol=1e-4)
 
 
 # -- Dropout ---------------------------------------------------------------------------------------

@@ -59,6 +59,9 @@ def test_a_run_that_is_stopped_equals_one_that_is_not(root, tmp_path):
       rf'step {STEPS}/{STEPS}: loss \d\.\d+, [\d.]+ examples/s, \d+ target tokens/s, 0.0 min left'
     )
     assert re.search(last, out) and 'attention: XLA (cpu)\n' in out
+    phases = ('imports', 'distributed', 'data', 'weights', 'compile', 'first step')
+    each = ', '.join(rf'{name} \d+\.\d' for name in phases)
+    assert re.search(rf'start-up, in seconds: {each}; \d+\.\d in all\n', out)
   texts = [(path / 'train' / 'metrics.jsonl').read_text() for path in (other, whole)]
   assert texts[0] == texts[1] and len(texts[0].splitlines()) == STEPS
   trained = [checkpoints.load_trainable(path)[0] for path in (other, whole)]

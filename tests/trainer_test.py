@@ -1,6 +1,7 @@
 """Runs: interrupted ones go on bitwise, only what trains moves, and nothing bad is saved."""
 
 import dataclasses
+import gc
 import itertools
 import os
 import shutil
@@ -53,6 +54,33 @@ def steps(model_dir) -> list[int]:
 def terminate(batch):
   os.kill(os.getpid(), signal.SIGTERM)
   return batch
+
+
+def test_frozen_weights_are_held_once_and_in_the_dtype_of_computation(root, tmp_path, monkeypatch):
+  """Also those that the hypermodel's trunk starts from, which are read in full precision."""
+
+  class Stop(Exception):
+    pass
+
+  tiny_runs.backbone(root)
+  before, caught = jax.live_arrays(), {}  # held, so that nobody else gets their places
+
+  def stop(loop, state, frozen, batches):
+    gc.collect()
+    old = set(map(id, before))
+    caught.update(state=state, frozen=frozen)
+    caught['live'] = [x for x in jax.live_arrays() if id(x) not in old]
+    raise Stop
+
+  monkeypatch.setattr(trainer.Loop, 'run', stop)
+  downstream = t5.T5(tiny_runs.config(root, dtype='bfloat16'))
+  with pytest.raises(Stop):
+    tiny_runs.train(root, tmp_path, downstream=downstream)
+  size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
+  weights = jax.tree.leaves(caught['frozen'])
+  assert size(weights) == 2 * sum(x.size for x in weights)
+  beside = size(caught['live']) - size(caught['state']) - size(weights)
+  assert 0 <= beside < size(weights) / 10
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bitwise(root, tmp_path, capsys):
