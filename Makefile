@@ -16,7 +16,7 @@ demo: .venv/.demo
 	$(RUN) -m scripts.demo.run $(if $(DATA),--data=$(DATA))
 
 test: .venv/.test
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(TESTS)
 
 lint: .venv/.test
 	$(RUN) -m ruff check .

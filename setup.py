@@ -56,6 +56,7 @@ EXTRAS = {
     'pyarrow>=26',
     'pytest>=8',
     'pytest-timeout>=2.3',
+    'pytest-xdist>=3.6',
     'ruff>=0.14',
     'scikit-learn>=1.6',
     'setuptools>=77',

@@ -227,7 +227,7 @@ def test_launch_makes_a_slice_keeps_a_run_and_replaces_a_slice_that_was_preempte
   assert verbs() == [look, create, look, *install]
   for worker in WORKERS:
     pip, train = record_of_training(cloud / worker)
-    assert pip[:3] == ['-m', 'pip', 'install'] and pip[-1] == '.[tpu,seqio]'
+    assert pip[:3] == ['-m', 'pip', 'install'] and pip[-1] == '.[tpu,seqio,gcs]'
     assert train == ['-m', 'hyperjax.train', *FLAGS]
   assert pod('launch', 'a', *ZONE, *flags) == 'a trains already\n'
   assert verbs() == [look, ['tpu-vm', 'ssh']]

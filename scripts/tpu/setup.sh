@@ -24,5 +24,5 @@ if ! python=$(sh scripts/find_python.sh 2>/dev/null); then
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[tpu,seqio]'
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[tpu,seqio,gcs]'
 echo "$(hostname): installed"
