@@ -38,8 +38,9 @@ def library() -> list[pathlib.Path]:
 
 
 def core() -> list[pathlib.Path]:
-  """Everything but the verbs and the two modules that they share."""
-  return [file for file in library() if not is_verb(file) and file.stem not in ('bindings', 'cli')]
+  """Everything but the verbs and the modules that they share."""
+  shared = ('bindings', 'cli', 'processes')
+  return [file for file in library() if not is_verb(file) and file.stem not in shared]
 
 
 def imports(file: pathlib.Path) -> Iterator[tuple[str, bool]]:
