@@ -1,6 +1,6 @@
 """Kills a run again and again, and compares it with one that nobody touched.
 
-    python -m scripts.chaos --kills=20 --output=/tmp/chaos -- --gin_file=… --gin.TRAIN_STEPS=1000
+    python -m scripts.chaos --kills=20 --output=runs/chaos -- --gin_file=… --gin.TRAIN_STEPS=1000
 
 What follows `--` are the flags of `python -m hyperjax.train`, without MODEL_DIR. Each kill is a
 `kill -9` at a random moment: while the run starts, between two steps, or while a checkpoint is
