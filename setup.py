@@ -15,6 +15,7 @@ CORE = [
   'array-record>=0.8.3',
   'etils>=1.9',
   'flax>=0.12.8,<0.13',
+  'fsspec>=2024.6',
   'gin-config>=0.5',
   'grain>=0.2.18',
   'jax>=0.10.2,<0.11',

@@ -387,15 +387,17 @@ def _saved_metrics(model_dir: epath.Path, step: int) -> dict[str, float]:
 
 
 def _steps(model_dir: epath.Path) -> list[int]:
-  found = _STEP_NAMES.find_all(model_dir) if model_dir.exists() else ()
-  return sorted(checkpoint.step for checkpoint in found)
+  with files.reaching(model_dir):
+    found = _STEP_NAMES.find_all(model_dir) if model_dir.exists() else ()
+    return sorted(checkpoint.step for checkpoint in found)
 
 
 def _delete_unfinished(model_dir: epath.Path) -> None:
   """Deletes checkpoints that a run broke off writing, in a bucket, where nothing is renamed."""
-  for path in model_dir.iterdir() if model_dir.exists() else ():
-    if re.fullmatch(r'checkpoint_\d+', path.name) and not (path / 'commit_success.txt').exists():
-      path.rmtree()
+  with files.reaching(model_dir):
+    for path in model_dir.iterdir() if model_dir.exists() else ():
+      if re.fullmatch(r'checkpoint_\d+', path.name) and not (path / 'commit_success.txt').exists():
+        path.rmtree()
 
 
 def _find(model_dir: epath.Path, step: int | None) -> epath.Path:

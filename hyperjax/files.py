@@ -1,15 +1,23 @@
 """Small files, whole or absent: text and JSON written beside their place, then renamed into it."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 from etils import epath
 
 from hyperjax.errors import InputError
+
+# Other processes write to a bucket: what was in it a moment ago is not what is there.
+for _protocol in ('gs', 'gcs'):
+  fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
+if importlib.util.find_spec('gcsfs'):  # else epath asks TensorFlow, which takes seconds to import
+  os.environ.setdefault('EPATH_USE_TF', '0')
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -26,12 +34,31 @@ def place(path: str | os.PathLike[str]) -> epath.Path:
 
 
 def check_reachable(path: str | os.PathLike[str]) -> None:
-  """InputError where a remote path's storage cannot be asked whether it is there."""
-  if not is_remote(path):
-    return
+  """InputError where a remote path is of a storage that is not known, or cannot be asked."""
+  if is_remote(path):
+    if not os.fspath(path).startswith('gs://'):
+      raise InputError(
+        f'{path} is neither a path of this machine nor one of gs://: give such a one'
+      )
+    exists(path)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+  """Whether something is there; InputError where its storage cannot be asked."""
+  with reaching(path):
+    return place(path).exists()
+
+
+@contextlib.contextmanager
+def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
+  """What goes wrong with a remote path inside is an InputError that names it."""
   try:
-    place(path).exists()
+    yield
+  except InputError:
+    raise
   except Exception as error:
+    if not is_remote(path):
+      raise
     raise InputError(
       f'{path} cannot be reached ({_words(error)}): install "hyperjax[gcs]" for gs://, look at the '
       'name, and log in (gcloud auth application-default login)'

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import tempfile
 import time
 from typing import TextIO
@@ -119,6 +120,7 @@ class Log:
       self._lines.close()
       self._events.close()
       self._folder.send()
+    self._folder.close()
 
   def _line(self, number: int, metrics: dict[str, float]) -> None:
     with self._folder.writing():
@@ -199,6 +201,7 @@ class Folder:
 
   remote: epath.Path
   local: pathlib.Path
+  sent: dict[str, int] = dataclasses.field(default_factory=dict)  # sizes
 
   @classmethod
   def of(cls, path: epath.Path) -> 'Folder':
@@ -208,7 +211,7 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
       return cls(path, pathlib.Path(path))
     own = cls(path, pathlib.Path(tempfile.mkdtemp(prefix='hyperjax-')))
-    if (lines := path / 'metrics.jsonl').exists():
+    if files.exists(lines := path / 'metrics.jsonl'):
       (own.local / lines.name).write_bytes(files.read_bytes(lines))
     return own
 
@@ -217,10 +220,18 @@ class Folder:
     return files.writing(self.remote)
 
   def send(self) -> None:
-    """All files as they are now."""
+    """All files that are remote and have grown, as they are now."""
     if files.is_remote(self.remote):
       for path in self.local.iterdir():
-        files.write_bytes(self.remote / path.name, path.read_bytes())
+        size = path.stat().st_size
+        if self.sent.get(path.name) != size:
+          files.write_bytes(self.remote / path.name, path.read_bytes())
+          self.sent[path.name] = size
+
+  def close(self) -> None:
+    """Deletes the copy of a remote folder."""
+    if files.is_remote(self.remote):
+      shutil.rmtree(self.local)
 
 
 def _lines_until(path: pathlib.Path, step: int) -> TextIO:

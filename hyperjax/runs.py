@@ -9,6 +9,7 @@ model_dir/model.json        classes, sizes, phi spec, lengths, vocabulary file a
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -173,7 +174,7 @@ def read_record(model_dir: str) -> dict[str, Any]:
     InputError: it is not there, of another format, or without a field.
   """
   path = files.place(model_dir) / 'model.json'
-  if not path.exists():
+  if not files.exists(path):
     raise InputError(f'{model_dir} is not a run of hyperjax: it has no model.json')
   record = files.read_json(path)
   if not isinstance(record, dict) or record.get('format') != FORMAT:
@@ -343,19 +344,16 @@ def _without(tree: dict, other: dict) -> dict:
 
 def is_run(path: str) -> bool:
   """Whether the path is a run's model_dir, or one of its checkpoint_<step>."""
-  try:
-    return (files.place(located(path)[0]) / 'model.json').exists()
-  except Exception:
-    if files.is_remote(path):  # no access, or nothing here that reads such places
-      return False
-    raise
+  if files.is_remote(path) and importlib.util.find_spec('gcsfs') is None:
+    return False  # T5X's checkpoints in buckets are read without it
+  return files.exists(files.place(located(path)[0]) / 'model.json')
 
 
 def located(path: str, step_: int | None = None) -> tuple[str, int | None]:
   """(model_dir, step): a path may name one checkpoint_<step> of a run."""
   place = files.place(path)
   found = re.fullmatch(r'checkpoint_(\d+)', place.name)
-  if found and not (place / 'model.json').exists():
+  if found and not files.exists(place / 'model.json'):
     return str(place.parent), int(found[1]) if step_ is None else step_
   return str(place), step_
 

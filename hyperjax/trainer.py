@@ -383,7 +383,7 @@ class Loop:
         f'the update of step {number} left a weight that is not finite, so it was not saved; '
         f'{_saved(self.keeper)}; lower the learning rate'
       )
-    if not (files.place(self.model_dir) / 'model.json').exists():
+    if not files.exists(files.place(self.model_dir) / 'model.json'):
       raise InputError(
         f'{self.model_dir} is gone, or its model.json: step {number} was not saved; put it back, '
         'or start again in another MODEL_DIR'

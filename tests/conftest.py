@@ -16,9 +16,6 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
-# Buckets are asked by gcsfs, which tests can send to a server of their own, not by TensorFlow.
-os.environ.setdefault('EPATH_USE_TF', '0')
-
 import jax  # after the variables above
 import pytest
 

@@ -77,5 +77,19 @@ def test_a_bucket_that_is_not_there_is_one_sentence(root, bucket):
 
 
 def test_a_storage_that_nothing_here_reads_is_one_sentence(root):
-  with pytest.raises(errors.InputError, match=r'odd://x cannot be reached \(.*gs://, look at the'):
-    tiny_runs.bigram(root, 'odd://x')
+  with pytest.raises(
+    errors.InputError, match='s3://x is neither here nor in a bucket'
+  ):
+    tiny_runs.bigram(root, 's3://x')
+
+
+def test_what_another_process_writes_to_a_bucket_is_seen(bucket):
+  there = bucket / 'runs' / 'a'
+  there.mkdir(parents=True)
+  (there / 'config.gin').write_text('')
+  keeper = checkpoints.Checkpoints(PLACE)
+  assert keeper.steps() == [] and not runs.is_run(PLACE)
+  (there / 'checkpoint_2').mkdir()
+  (there / 'checkpoint_2' / 'commit_success.txt').write_text('')
+  (there / 'model.json').write_text('{}')
+  assert keeper.steps() == [2] and runs.is_run(PLACE)
