@@ -77,8 +77,8 @@ class Run:
 
   def finish(self) -> None:
     """Runs to the end."""
-    processes = self.start()
-    statuses = [process.wait() for process in processes]
+    with self.alive() as life:
+      statuses = [process.wait() for process in life.processes]
     if any(statuses):
       raise Failure(f'{self.model_dir} ended with status {statuses}: {self.said()}')
 
@@ -112,9 +112,12 @@ class Run:
 def _flags(processes: int) -> list[list[str]]:
   if processes == 1:
     return [[]]
-  with socket.socket() as one:
-    one.bind(('localhost', 0))
-    address = f'localhost:{one.getsockname()[1]}'
+  # Below the ports that systems give out by themselves: this one is bound seconds later.
+  for port in random.Random().sample(range(20_000, 32_000), 100):
+    with socket.socket() as one, contextlib.suppress(OSError):
+      one.bind(('localhost', port))
+      break
+  address = f'localhost:{port}'
   both = [f'--coordinator_address={address}', f'--process_count={processes}']
   return [[*both, f'--process_index={index}'] for index in range(processes)]
 
@@ -136,6 +139,8 @@ def kill(run: Run, moment: str, rng: random.Random, window: float = 2) -> dict[s
   left = run.half_written()
   with run.alive() as life:
     life.wait_for(moment, rng, window)
+    while moment == 'save' and not life.stopped_in_a_save(victim):
+      life.wait_for_a_save()
     life.processes[victim].kill()
     killed = time.monotonic()
     life.processes[victim].wait()
@@ -169,7 +174,19 @@ class Life:
     self._until(lambda: self.run.steps() > first)
     self._until(_after(rng.uniform(0, window)))
     if moment == 'save':
-      self._until(lambda: self.run.half_written() - self.left)
+      self.wait_for_a_save()
+
+  def wait_for_a_save(self) -> None:
+    """Returns when a checkpoint is in the making."""
+    self._until(lambda: self.run.half_written() - self.left)
+
+  def stopped_in_a_save(self, victim: int) -> bool:
+    """Stops a process, or lets it go on where its save has ended meanwhile."""
+    self.processes[victim].send_signal(signal.SIGSTOP)
+    if self.run.half_written() - self.left:
+      return True
+    self.processes[victim].send_signal(signal.SIGCONT)
+    return False
 
   def _until(self, condition: Callable[[], object]) -> None:
     while not condition():
@@ -217,6 +234,8 @@ def main() -> None:
   parser.add_argument('--output', type=pathlib.Path, required=True)
   parser.add_argument('flags', nargs='+', help='flags of hyperjax.train, after --')
   given = parser.parse_args()
+  if given.processes < 1 or given.kills < 0:
+    sys.exit('error: --processes must be at least 1, --kills at least 0')
   if _inside(given.output):
     sys.exit(f'error: {given.output} is not empty; give a new folder')
   runs = [Run(given.flags, given.output / name, given.processes) for name in ('whole', 'killed')]
@@ -224,6 +243,8 @@ def main() -> None:
     report = chaos(*runs, given.kills, given.seed)
   except Failure as error:
     sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit('interrupted')
   (given.output / 'chaos.json').write_text(json.dumps(report, indent=1) + '\n')
   print(
     f'{len(report["kills"])} kills, {report["in_a_save"]} of them with a checkpoint half written; '

@@ -25,8 +25,8 @@ def runs(root, folder, steps: int, period: int = 20) -> list[chaos.Run]:
 
 
 def test_no_bit_differs_after_kills_at_random_moments(root, tmp_path):
-  report = chaos.chaos(*runs(root, tmp_path, 1_200), kills=3, seed=3, window=0.5)
-  assert report['differ'] == [] and report['steps'] == 1_200
+  report = chaos.chaos(*runs(root, tmp_path, 2_500), kills=3, seed=3, window=0.5)
+  assert report['differ'] == [] and report['steps'] == 2_500
   assert [one['moment'] for one in report['kills']] == ['start', 'step', 'save']
   assert report['in_a_save'] >= 1
 

@@ -16,6 +16,9 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
+# Several processes share that cache, and JAX tells of an entry that another one is just writing.
+os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compilation cache entry')
+
 import jax  # after the variables above
 import pytest
 

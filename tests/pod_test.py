@@ -55,7 +55,7 @@ elif verb == 'describe':
 elif verb == 'scp':
   for home in homes:
     (cloud / home).mkdir(exist_ok=True)
-    shutil.copy(rest[0], cloud / home / pathlib.Path(rest[0]).name)
+    shutil.copy(rest[0], cloud / home / (rest[1].partition(':')[2] or pathlib.Path(rest[0]).name))
 else:
   status = 0
   for home in homes:

@@ -77,9 +77,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(root, bucket):
 
 
 def test_a_storage_that_nothing_here_reads_is_one_sentence(root):
-  with pytest.raises(
-    errors.InputError, match='s3://x is neither here nor in a bucket'
-  ):
+  with pytest.raises(errors.InputError, match='s3://x is neither here nor in a bucket'):
     tiny_runs.bigram(root, 's3://x')
 
 

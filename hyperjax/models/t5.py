@@ -41,7 +41,7 @@ class T5Config:
   decoder_bidirectional: bool = False
   dtype: str = 'float32'  # of activations; master weights are float32
   remat: str | None = None
-  # What computes attention: 'xla', 'cudnn'; None: what fits. Of the machine, so not in model.json.
+  # What computes attention, a name in attention.KERNELS; of the machine, so not in model.json.
   attention: str | None = dataclasses.field(default=None, metadata={'recorded': False})
 
   def __post_init__(self):

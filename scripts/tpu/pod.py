@@ -20,7 +20,7 @@ import typing
 from scripts.tpu import slices
 
 ROOT = pathlib.Path(__file__).parents[2]
-ARCHIVE = 'hyperjax.tar.gz'  # at the root, where git ignores it; and in the home of each worker
+ARCHIVE = 'hyperjax.tar.gz'  # in the home of each worker
 FOLDER = 'hyperjax'  # of the checkout, there
 
 STARTING = ('CREATING', 'STARTING', 'RESTARTING', 'REPAIRING')
@@ -61,10 +61,10 @@ def install(options: argparse.Namespace) -> None:
   """Copies this checkout, as committed, to all workers, and installs it there."""
   setup = [f'{FOLDER}/scripts/tpu/setup.sh', *([options.nfs] if options.nfs else [])]
   unpack = f'mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && {shlex.join(setup)}'
-  archive = str(ROOT / ARCHIVE)
+  archive = str(ROOT / f'hyperjax-{options.name}.tar.gz')  # which git ignores
   tar = ('archive', '--format=tar.gz', f'--output={archive}', 'HEAD')
   run(options, ['git', '-C', str(ROOT), *tar])
-  copy = gcloud(options, 'tpu-vm', 'scp', archive, f'{options.name}:', '--worker=all')
+  copy = gcloud(options, 'tpu-vm', 'scp', archive, f'{options.name}:{ARCHIVE}', '--worker=all')
   run(options, copy, tries=10)  # a machine that has just started does not answer yet
   run(options, on_workers(options, unpack))
 
