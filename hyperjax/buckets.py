@@ -19,6 +19,10 @@ def completed(buckets: Sequence[Lengths] | None, lengths: Lengths) -> tuple[Leng
   Raises:
     InputError: a bucket names a feature that there is not, or is longer than the full length.
   """
+  if isinstance(buckets, Mapping) or not all(isinstance(b, Mapping) for b in buckets or ()):
+    raise errors.InputError(
+      f'BUCKETS is {buckets!r}; give a tuple of lengths, with a comma after a single one: ({{…}},)'
+    )
   for bucket in buckets or ():
     for feature, length in bucket.items():
       full = lengths.get(feature, 0)

@@ -216,6 +216,7 @@ def forecast(
       raise InputError(f'--{flag} is {name!r}; give one of {", ".join(known)}')
   if topology.slices > 1 and shape.slices is None:  # CPUs do not say it themselves
     shape = dataclasses.replace(shape, slices=topology.slices)
+  slices = shape.slices or topology.slices
   mesh = partitioning.make_mesh(shape, topology.devices)
   began = time.monotonic()
   run = Run.of(own, sizes, mesh)
@@ -226,7 +227,7 @@ def forecast(
     traced = time.monotonic()
     compiled, lacking = _compiled(lowered, until)
   seconds = {'trace': traced - began, 'compile': time.monotonic() - traced}
-  module = None if compiled is None else hlo.parse(compiled.text, mesh.size // topology.slices)
+  module = None if compiled is None else hlo.parse(compiled.text, mesh.size // slices)
   memory = _memory(made, compiled, lacking)
   hbm = topology.chip.hbm if topology.chip else None
   work = _work(made, module, len(topology.devices))
@@ -234,7 +235,7 @@ def forecast(
     'what': what,
     'topology': topology.name,
     'chips': len(topology.devices),
-    'slices': topology.slices,
+    'slices': slices,
     'mesh': dict(mesh.shape),
     'dtype': str(program.dtype_of(own.model)),
     'remat': _field(own, 'remat'),

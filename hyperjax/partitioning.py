@@ -85,8 +85,9 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: Sequence[Any] | None = No
 def _slices(devices: Sequence[Any], wanted: int | None) -> Sequence[Sequence[Any]]:
   """The devices of each slice."""
   known: dict[int, list[Any]] = {}
-  for device in devices:
-    known.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+  for device in devices:  # GPUs have an index too, that of a fast network: not what is meant here
+    index = getattr(device, 'slice_index', 0) if device.platform == 'tpu' else 0
+    known.setdefault(index, []).append(device)
   if len(known) > 1 or wanted is None or wanted == 1:
     if wanted not in (None, len(known)):
       raise InputError(f'mesh slices={wanted}, but the devices lie in {len(known)} slices')

@@ -66,13 +66,15 @@ def test_a_mesh_that_does_not_fit_is_refused(shape):
 class Device:
   """A device that knows its slice, as far as a mesh looks at it."""
 
-  def __init__(self, id, slice_index):
-    self.id, self.slice_index = id, slice_index
-    self.platform, self.process_index, self.device_kind = 'cpu', slice_index, 'none'
+  def __init__(self, id, slice_index, within, platform):
+    self.id, self.slice_index, self.platform = id, slice_index, platform
+    self.process_index, self.device_kind = slice_index, 'none'
+    self.coords, self.core_on_chip = (within % 2, within // 2, 0), 0
 
 
-def _of_slices(count, each, **shape):
-  devices = [Device(i, i % count) for i in range(count * each)]  # not in the order of their slices
+def _of_slices(count, each, platform='tpu', **shape):
+  # Not in the order of their slices.
+  devices = [Device(i, i % count, i // count, platform) for i in range(count * each)]
   mesh = partitioning.make_mesh(partitioning.MeshShape(**shape), devices)
   return np.vectorize(lambda device: device.slice_index)(mesh.devices)
 
@@ -87,6 +89,13 @@ def test_only_data_goes_from_slice_to_slice():
     _of_slices(3, 4, data=1, fsdp=12)
   with pytest.raises(InputError, match='slices=2, but the devices lie in 3 slices'):
     _of_slices(3, 4, slices=2)
+
+
+def test_hosts_of_gpus_are_no_slices_unless_a_run_says_so():
+  assert _of_slices(2, 4, 'gpu', data=1, fsdp=8).shape == (1, 8, 1)
+  assert _of_slices(2, 4, 'gpu', fsdp=4, slices=2).shape == (2, 4, 1)
+  with pytest.raises(InputError, match='data=1 cannot be split over 2 slices'):
+    _of_slices(2, 4, 'gpu', data=1, fsdp=8, slices=2)
 
 
 def test_devices_that_know_no_slice_are_cut_in_their_order():
