@@ -101,8 +101,13 @@ def rows() -> Sequence[Row]:
       'base': ('v5e',),
     }.items():
       found += [row('prefix', size, kind, chips) for kind in kinds]
-  for size, topology, mesh in (('xl', 'v5e:16x16', (2, 32, 4)), ('xxl', 'v5p:4x8x8', (4, 16, 4))):
-    found.append(Row('prefix', size, topology, mesh))  # where the model axis begins to pay
+  # With model=4, which gathers a quarter of the parameters, where that begins to pay.
+  split = {'base': (8, 8, 4), 'large': (8, 8, 4), 'xl': (2, 32, 4), 'xxl': (2, 32, 4)}
+  found += [Row('prefix', size, 'v5e:16x16', mesh) for size, mesh in split.items()]
+  found.append(Row('prefix', 'xl', 'v6e:16x16', split['xl']))
+  split = {'large': (16, 4, 4), 'xl': (4, 16, 4), 'xxl': (4, 16, 4)}
+  found += [Row('prefix', size, 'v5p:4x8x8', mesh) for size, mesh in split.items()]
+  found.append(Row('prefix', 'xl', 'v5e:16x16', (4, 32, 8), slices=4))
   found += [row('lora', size, 'v5e', chips) for size in FSDP for chips in (8, 32, 256)]
   return list(dict.fromkeys(found))
 
@@ -181,10 +186,13 @@ def by_chips(made: dict[Row, dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def by_size(made: dict[Row, dict[str, Any]]) -> Iterator[list[str]]:
-  """For each machine: the cost of a step by size, and of that for a billion parameters."""
+  """For each machine: the cost of a step by size, and of that for a billion parameters.
+
+  With no more model axis than the rows of a batch make necessary.
+  """
   lines: dict[tuple[str, ...], list[str]] = {}
   for one, chips, cost in costs(made):
-    if (one.mesh[2] > 1) != (chips > BATCH):
+    if one.mesh[2] > max(1, chips // BATCH):
       continue
     billions = sum(made[one]['parameters'].values()) / 1e9
     told = f'{one.size}: {cost:.0f} ({cost / billions:.1f})'
