@@ -92,12 +92,6 @@ def same_but_for_padding(cut, whole):
       assert not x[:, width[0] :].any()
 
 
-@pytest.mark.parametrize('buckets', [{'inputs': 3}, [5], ('inputs',)])
-def test_buckets_that_are_no_tuple_of_lengths_say_what_to_write(buckets):
-  with pytest.raises(errors.InputError, match=r'BUCKETS is .*with a comma after a single one'):
-    data.Live('sni', lengths=LENGTHS, buckets=buckets)
-
-
 def test_batches_lose_padding_alone_and_resume_anywhere(live):
   bucket = of_the_data(live)
   options, found = {'lengths': WIDE, 'buckets': (bucket,)}, set()
