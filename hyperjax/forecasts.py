@@ -203,7 +203,7 @@ def forecast(
   """Compiles one of a run's programs for a topology; all numbers of bytes are of one chip.
 
   Args:
-    until: 'code', or 'plan': XLA's plan, which says the same but the size of the code, much sooner.
+    until: 'code', or 'plan': XLA's plan, much sooner, whose memory is less than the program's.
 
   Returns:
     what --output holds: see docs/scaling.md.
@@ -245,7 +245,7 @@ def forecast(
     'accumulate': own.accumulate,
     'lengths': dict(sizes.lengths),
     'parameters': {'trained': _total(run.plan.trained), 'frozen': _total(run.plan.frozen)},
-    'fits': None if hbm is None else compiled is not None and (memory['peak'] or 0) <= hbm,
+    'fits': False if compiled is None and hbm else fits(memory, hbm, until),
     'hbm': hbm,
     'memory': memory,
     'work': work,
@@ -256,6 +256,17 @@ def forecast(
     'compile_seconds': {name: round(each, 1) for name, each in seconds.items()},
   }
   return report | {'warnings': warnings(report), 'suggestions': suggestions(report)}
+
+
+def fits(memory: Mapping[str, int | None], hbm: int | None, until: str) -> bool | None:
+  """Whether a chip's memory holds a program; None where that is not known.
+
+  A plan's temporaries fall short of the program's by up to a third, as far as we compared them.
+  """
+  if hbm is None:
+    return None
+  peak, room = memory['peak'] or 0, (memory['temporaries'] or 0) // 3 if until == 'plan' else 0
+  return None if peak <= hbm < peak + room else peak <= hbm
 
 
 UNTIL = {'code': schedules.compiled, 'plan': schedules.planned}
@@ -458,8 +469,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
   sizes = ((kind, size) for kind, size in memory.items() if kind != 'step')
   yield f'memory of a {chip}: ' + ', '.join(f'{kind} {amount(size)}' for kind, size in sizes)
   if report['hbm'] is not None:
-    fits = 'fits' if report['fits'] else 'DOES NOT FIT'
-    yield f'  {fits}: {amount(memory["peak"])} of {amount(report["hbm"])}'
+    words = {True: 'fits', False: 'DOES NOT FIT', None: 'may not fit, for a plan tells too little'}
+    yield f'  {words[report["fits"]]}: {amount(memory["peak"])} of {amount(report["hbm"])}'
   yield (
     f'arithmetic: {work["flops"] / 1e12:,.3f} Tflop a step ({work["flops_per_chip"] / 1e12:,.3f} a '
     f'{chip}), of the model {work["model_flops"] / 1e12:,.3f} (6N trained, 4N frozen with gradient)'

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hyperjax import forecasts
+
 BATCH = 256
 MARKS = ('<!-- scale table -->', '<!-- end of scale table -->')
 
@@ -135,6 +137,10 @@ HEAD = (
 )
 
 
+def _fits(report: dict[str, Any]) -> bool | None:
+  return forecasts.fits(report['memory'], report['hbm'], report['until'])
+
+
 def cells(one: Row, report: dict[str, Any]) -> list[str]:
   """A line of the table."""
   memory, estimate, work = report['memory'], report['estimate'], report['work']
@@ -147,7 +153,7 @@ def cells(one: Row, report: dict[str, Any]) -> list[str]:
     sent = gib(sum(kind['sent'] for kind in work['collectives'].values()))
   return [
     *(one.head, one.size, one.machine, str(report['chips']), ' x '.join(map(str, one.mesh))),
-    'yes' if report['fits'] else '**no**',
+    {True: 'yes', False: '**no**', None: 'barely'}[_fits(report)],
     gib(sum(memory[kind] for kind in ('trained', 'optimizer', 'frozen'))),
     *(gib(memory['peak']), f'{work["flops_per_chip"] / 1e12:.0f}', sent, step, parts, chip_seconds),
   ]
@@ -169,7 +175,7 @@ def ordered(made: dict[Row, dict[str, Any]]) -> list[tuple[Row, dict[str, Any]]]
 def costs(made: dict[Row, dict[str, Any]]) -> Iterator[tuple[Row, int, float]]:
   """Row, chips, and the chip seconds of a step, of rows that fit."""
   for one, report in ordered(made):
-    if report['fits'] and report['estimate']:
+    if _fits(report) is not False and report['estimate']:
       yield one, report['chips'], report['estimate']['step'] * report['chips']
 
 

@@ -223,6 +223,13 @@ def suggested(**changes) -> str:
   return ' | '.join(forecasts.suggestions(REPORT | changes))
 
 
+def test_a_plan_that_fits_without_room_is_not_known_to_fit():
+  fits = lambda peak, until: forecasts.fits({'peak': peak, 'temporaries': 30}, 100, until)
+  assert [fits(peak, 'code') for peak in (91, 100, 101)] == [True, True, False]
+  assert [fits(peak, 'plan') for peak in (90, 91, 100, 101)] == [True, None, None, False]
+  assert forecasts.fits({'peak': 1, 'temporaries': 1}, None, 'code') is None
+
+
 def test_suggestions_come_cheapest_first_and_none_is_made_twice():
   every = suggested()
   order = ["DTYPE='bfloat16'", "REMAT='minimal'", 'MeshShape.data=1 and .fsdp=8', 'ACCUMULATE=2']
