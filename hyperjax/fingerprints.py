@@ -57,11 +57,11 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 @jax.jit  # one program: several that exchange at once can wait for each other across processes
-def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _checksums(leaves: dict[str, Any]) -> dict[str, jax.Array]:
   return {name: _checksum(_bits(leaf)) for name, leaf in leaves.items()}
 
 
-def _words(x: Any) -> jax.Array:
+def _words(x: Any) -> Any:
   """The leaf as jit takes it; random keys as the numbers that they hold."""
   key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   return jax.random.key_data(x) if key else x
