@@ -37,9 +37,7 @@ def check_reachable(path: str | os.PathLike[str]) -> None:
   """InputError where a remote path is of a storage that is not known, or cannot be asked."""
   if is_remote(path):
     if not os.fspath(path).startswith('gs://'):
-      raise InputError(
-        f'{path} is neither a path of this machine nor one of gs://: give such a one'
-      )
+      raise InputError(f'{path} is neither here nor in a bucket: give a path, or gs://…')
     exists(path)
 
 

@@ -18,15 +18,15 @@ def root(tmp_path_factory):
   return tmp_path_factory.getbasetemp()
 
 
-def runs(root, folder, steps: int, period: int = 20) -> list[chaos.Run]:
+def runs(root, folder, steps: int, period: int = 50) -> list[chaos.Run]:
   flags = tiny_runs.flags(root, TRAIN_STEPS=steps, SAVE_PERIOD=period)
   environment = tiny_runs.environment(root)
   return [chaos.Run(flags, folder / name, 1, environment) for name in ('whole', 'killed')]
 
 
 def test_no_bit_differs_after_kills_at_random_moments(root, tmp_path):
-  report = chaos.chaos(*runs(root, tmp_path, 2_500), kills=3, seed=3, window=0.5)
-  assert report['differ'] == [] and report['steps'] == 2_500
+  report = chaos.chaos(*runs(root, tmp_path, 2_000), kills=3, seed=3, window=0.5)
+  assert report['differ'] == [] and report['steps'] == 2_000
   assert [one['moment'] for one in report['kills']] == ['start', 'step', 'save']
   assert report['in_a_save'] >= 1
 
