@@ -133,8 +133,8 @@ class Log:
   def _tell(self, number: int, metrics: dict[str, float]) -> None:
     timing = self._window.timing(self._batch_size)
     self._scalars(number, {tag: value for tag, value in metrics.items() if tag != 'weight'})
-    self._scalars(number, timing | {'timing/uptime': time.monotonic() - self._began})
-    self._scalars(number, _memory())
+    uptime = {'timing/uptime': time.monotonic() - self._began}
+    self._scalars(number, timing | uptime | _memory())
     with self._folder.writing():
       self._lines.flush()
       self._events.flush()

@@ -6,7 +6,6 @@
 import dataclasses
 import random
 
-import numpy as np
 import pytest
 import tiny_runs
 
@@ -38,7 +37,10 @@ def test_a_difference_is_found(root, tmp_path):
 
 
 def test_a_run_that_ends_before_it_is_killed_is_no_proof(root, tmp_path):
-  run = runs(root, tmp_path, 2, 1)[0]
-  with pytest.raises(chaos.Failure, match='ended before it was killed; give more TRAIN_STEPS'):
-    for _ in range(2):  # the second finds a run that is at its end
-      chaos.kill(run, 'step', random.Random(np.pi))
+  run = runs(root, tmp_path, 10, 5)[0]
+  run.finish()
+  assert run.steps() == 10
+  with pytest.raises(
+    chaos.Failure, match='ended before it was killed; give more TRAIN_STEPS.*is at'
+  ):
+    chaos.kill(run, 'step', random.Random(0))
